@@ -1,0 +1,236 @@
+"""The decoupled flow on a real broker, and what the audit finds after it."""
+
+import gc
+import json
+import time
+import warnings
+
+import pytest
+import requests
+
+from labkit import amqp
+from labkit.clock import Pace
+from labkit.events import Recorder
+from labkit.load import Customers, basket, constant, http_door
+from labkit.shop import DecoupledShop, OrderEvent, Request, audit, topology
+from tests.broker.fakes import eventually
+
+
+@pytest.fixture
+def shop(vhost, tmp_path):
+    pace = Pace(20)
+    with DecoupledShop(tmp_path, pace, Recorder(pace), vhost.url) as shop:
+        yield shop
+
+
+def order(shop, number=1, **changes):
+    return requests.post(f"{shop.url}/orders", json=basket(number) | changes, timeout=60)
+
+
+def dead_letters(shop):
+    connection = amqp.connect(shop.amqp_url)
+    count = connection.channel().queue_declare(topology.DEAD_LETTER_QUEUE, passive=True)
+    connection.close()
+    return count.method.message_count
+
+
+def test_the_customer_has_an_answer_before_the_payment_could_be_made(shop):
+    start = shop.pace.now()
+    answer = order(shop)
+    assert answer.status_code == 202
+    assert answer.json() == {"order_id": "order-001", "status": "received, being processed"}
+    assert shop.recorder.count("done", "payment") == 0 or shop.pace.now() - start > 3
+
+
+def test_an_order_goes_from_pending_to_paid_to_completed(shop):
+    order(shop)
+    shop.wait_until_done(1)
+    statuses = [e.detail for e in shop.recorder if e.kind == "status"]
+    assert statuses == ["pending", "paid", "completed"]
+    assert requests.get(f"{shop.url}/orders/order-001", timeout=10).json()["status"] == "completed"
+
+
+def test_thirty_customers_orders_are_all_done_once(shop):
+    with Customers(http_door(shop.url), constant(4, 30), shop.pace, shop.recorder) as customers:
+        customers.wait()
+    shop.wait_until_done(30)
+    result = audit(shop.folder)
+    assert result.consistent, str(result)
+    assert (result.orders[["charges", "labels", "stock"]] == 1).all().all()
+    assert (result.orders.emails == 2).all()  # the order, then the payment
+    assert len(shop.inbox.messages) == 60
+    assert len(shop.departments["analytics"].database.rows("SELECT 1 FROM facts")) == 90
+
+
+def test_a_declined_payment_ends_the_order_and_no_label_is_printed(shop):
+    shop.gateway.declines.add("customer-001@example.com")
+    order(shop)
+    shop.wait_until_done(1)
+    row = audit(shop.folder).orders.loc["order-001"]
+    assert (row.status, row.charges, row.labels, row.emails) == ("declined", 0, 0, 2)
+
+
+def test_a_department_that_is_away_delays_its_own_work_alone(shop):
+    shop.consumers["email"].crash()
+    order(shop)
+    deadline = time.monotonic() + 30
+    while shop.orders.status("order-001") != "completed":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not shop.inbox.messages
+    shop.consumers["email"].restart()
+    shop.wait_until_done(1)
+    assert len(shop.inbox.messages) == 2
+
+
+def test_a_crash_of_payment_in_the_middle_charges_once(shop):
+    order(shop)
+    deadline = time.monotonic() + 30
+    while not shop.recorder.count("started", "payment"):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    shop.consumers["payment"].crash()
+    shop.consumers["payment"].restart()
+    shop.wait_until_done(1)
+    # A crash leaves its HTTP request to the gateway as it was; Python's collector closes it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    assert shop.recorder.count("redelivered", "payment") == 1
+    assert audit(shop.folder).orders.loc["order-001"].charges == 1
+    assert audit(shop.folder).consistent
+
+
+def test_a_mail_server_that_is_down_delays_the_mail_and_loses_none(shop):
+    shop.inbox.stop()
+    order(shop)
+    deadline = time.monotonic() + 30
+    while not shop.recorder.count("requeued", "email"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    shop.inbox.start()
+    shop.wait_until_done(1)
+    assert len(shop.inbox.messages) == 2
+
+
+def test_a_department_added_later_gets_what_happens_from_then_on(vhost, tmp_path):
+    pace = Pace(20)
+    essential = ("payment", "inventory", "email", "shipping")
+    with DecoupledShop(tmp_path, pace, Recorder(pace), vhost.url, departments=essential) as shop:
+        order(shop, 1)
+        shop.wait_until_done(1)
+        shop.add("analytics")
+        order(shop, 2)
+        shop.wait_until_done(2)
+        facts = shop.departments["analytics"].database.rows("SELECT order_id, type FROM facts")
+    assert {order_id for order_id, _ in facts} == {"order-002"}
+    assert len(facts) == 3
+
+
+def test_an_order_saved_and_not_published_is_announced_at_the_next_start(vhost, tmp_path):
+    pace = Pace(20)
+    with DecoupledShop(tmp_path, pace, Recorder(pace), vhost.url) as shop:
+        shop.orders.save(Request.read(basket(1)), told="received")  # and then, a crash
+    with DecoupledShop(tmp_path, pace, Recorder(pace), vhost.url) as shop:
+        shop.wait_until_done(1)
+        assert shop.orders.unannounced() == [] or shop.orders.status("order-001") == "completed"
+    assert audit(tmp_path).consistent
+    with DecoupledShop(tmp_path, pace, Recorder(pace), vhost.url) as shop:
+        assert shop.orders.unannounced() == []
+
+
+BAD = {
+    "not JSON": b"hello",
+    "not text": b"\xff\xfe\x00",
+    "a missing field": json.dumps({"order_id": "order-9"}).encode(),
+    "a negative quantity": json.dumps(
+        json.loads(
+            OrderEvent(
+                event_id="e",
+                type="ORDER_CREATED",
+                time=0.0,
+                order_id="order-9",
+                basket="order-9",
+                customer_email="a@b.c",
+                product_id="mug",
+                quantity=1,
+                amount=1,
+            ).to_json()
+        )
+        | {"quantity": -1}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_a_message_that_is_no_event_goes_to_the_dead_letters_and_orders_go_on(shop, body):
+    connection = amqp.connect(shop.amqp_url)
+    amqp.publish(connection.channel(), topology.EXCHANGE, "order.created", body)
+    connection.close()
+    order(shop)
+    shop.wait_until_done(1)
+    # payment, email, analytics and recommendations each had a copy
+    deadline = time.monotonic() + 30
+    while dead_letters(shop) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert audit(shop.folder).consistent
+
+
+def test_without_a_broker_the_order_is_saved_and_the_customer_told_so(own_broker, tmp_path):
+    pace = Pace(20)
+    with DecoupledShop(tmp_path, pace, Recorder(pace), own_broker.url) as shop:
+        own_broker.stop()
+        answer = order(shop)
+        assert answer.status_code == 503
+        assert "saved" in answer.json()["error"]
+        own_broker.start()
+    with DecoupledShop(tmp_path, pace, Recorder(pace), own_broker.url) as shop:
+        shop.wait_until_done(1)
+    assert audit(tmp_path).consistent
+
+
+def test_the_shop_leaves_no_connection_behind(vhost, tmp_path, broker):
+    pace = Pace(20)
+    shop = DecoupledShop(tmp_path, pace, Recorder(pace), vhost.url).start()
+    order(shop)
+    shop.wait_until_done(1)
+    shop.stop()
+    shop.stop()
+    deadline = time.monotonic() + 30
+    while broker.admin.connections(vhost.name):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_broker_killed_under_load_and_back_costs_no_order(own_broker, tmp_path):
+    pace = Pace(20)
+    recorder = Recorder(pace)
+    with DecoupledShop(tmp_path, pace, recorder, own_broker.url) as shop:
+        time.sleep(3)  # a queue just declared may not survive a SIGKILL: see test_consumer.py
+        customers = Customers(http_door(shop.url), constant(2, 40), pace, recorder)
+        with customers:
+            deadline = time.monotonic() + 30
+            while recorder.count("done", "payment") < 5:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            own_broker.kill()
+            customers.wait()
+        answers = {e.order_id: e.detail for e in recorder if e.kind == "answered"}
+        assert set(answers.values()) == {202, 503}  # some came while the broker was away
+
+        def unfinished():
+            """Orders that the broker has taken charge of and that are not completed."""
+            safe = [order_id for order_id, answer in answers.items() if answer == 202]
+            return [order_id for order_id in safe if shop.orders.status(order_id) != "completed"]
+
+        assert unfinished()
+        own_broker.start()
+        # The same consumers connect again and go on with what the kill has interrupted.
+        eventually(lambda: not unfinished(), within_wall_s=60)
+    with DecoupledShop(tmp_path, pace, recorder, own_broker.url) as shop:
+        shop.wait_until_done(40)
+    result = audit(tmp_path)
+    assert result.consistent, str(result)
+    assert (result.orders.charges == 1).all()
+    assert len(result.orders) == 40

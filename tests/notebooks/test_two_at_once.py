@@ -1,0 +1,38 @@
+"""Two notebooks open side by side share the broker, and do not disturb each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+PAIRS = [
+    ("00-start-here", "00-start-here"),  # one notebook, opened twice
+    ("02-first-queue", "03-decoupled-orders"),
+]
+
+
+def begin(name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q"]
+    command += ["--nbval-cell-timeout=120", "-p", "no:cacheprovider", "--color=no"]
+    return subprocess.Popen(
+        [*command, f"{name}.ipynb"],
+        cwd=NOTEBOOKS,
+        env=os.environ | {"LABKIT_SPEED": "20"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
+def test_what_both_claim_holds_while_the_other_runs(pair, broker):
+    running = [begin(name) for name in pair]
+    printed = [process.communicate(timeout=280)[0] for process in running]
+    for process, text in zip(running, printed, strict=True):
+        assert process.returncode == 0, text[-6000:]
