@@ -9,7 +9,6 @@ The handler is what pika calls a message callback, and acknowledges by itself:
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import Self
@@ -99,11 +98,14 @@ class Consumer(Managed):
                 worker.background.start()
         deadline = time.monotonic() + START_TIMEOUT_WALL_S
         for worker in workers:
-            worker.ready.wait(max(0.0, deadline - time.monotonic()))
+            if worker.ready.wait(max(0.0, deadline - time.monotonic())) and not worker.began:
+                # It is about to end, and what it failed with is known only then.
+                worker.background.join(STOP_TIMEOUT_WALL_S)
             failed = worker.background.failure is not None
             if not worker.began and (failed or not worker.ready.is_set()):
-                with contextlib.suppress(Exception):
-                    stop_all([self])
+                for left in self._let_go():
+                    left.background.signal()
+                self.join(STOP_TIMEOUT_WALL_S)
                 worker.background.raise_if_failed()
                 raise ServiceError(
                     f"{self.name} did not start to consume.",
@@ -127,6 +129,13 @@ class Consumer(Managed):
             self.auto_ack,
         )
 
+    def _let_go(self) -> list[ConsumerThread]:
+        """Has its threads end beside it, so that it can be started anew meanwhile."""
+        with self._lock:
+            workers, self._workers = self._workers, []
+            self._ending += workers
+        return workers
+
     def _note(self, kind: str, detail: str | None = None) -> None:
         if self._recorder is not None:
             self._recorder.record(kind, self.name, None, detail)
@@ -137,7 +146,11 @@ class Consumer(Managed):
             worker.background.signal()
 
     def join(self, timeout_wall_s: float) -> bool:
-        """Waits for its threads, and for those that a crash left behind; True where all ended."""
+        """Waits for its threads, and for those that a crash or a failed start left behind.
+
+        Returns:
+            Whether all have ended.
+        """
         deadline = time.monotonic() + timeout_wall_s
         with self._lock:
             both = self._workers + self._ending
@@ -172,9 +185,7 @@ class Consumer(Managed):
         the handlers do goes no further than their next wait for shop time, commit, request,
         message, mail or answer. A handler that does none of these through labkit ends by itself.
         """
-        with self._lock:
-            workers, self._workers = self._workers, []
-            self._ending += workers
+        workers = self._let_go()
         # All stop before any socket breaks, or the broker gives the message of the first to the
         # second, which is about to crash, too.
         for worker in workers:

@@ -235,7 +235,11 @@ class _NoQueueError(ServiceError):
 
 
 def _refused(error: BaseException) -> bool:
-    """Whether the broker refuses what the handler does on the channel; it would do so again."""
+    """Whether the broker refuses what the handler does on the channel; it would do so again.
+
+    It would not with a message that a queue did not take: a full queue has room again some time,
+    and a queue whose broker is about to stop is back with that.
+    """
     return isinstance(error, pika.exceptions.AMQPChannelError) and not isinstance(
-        error, pika.exceptions.ChannelWrongStateError
+        error, pika.exceptions.ChannelWrongStateError | pika.exceptions.NackError
     )

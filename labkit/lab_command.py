@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -66,26 +66,44 @@ def jupyter_command(
     return [*command, *arguments]
 
 
+_Start = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
+
+
 class _Ended(SystemExit):
     """Somebody wants this process to end."""
 
 
 @contextlib.contextmanager
-def _ending_in_good_order() -> Iterator[list[subprocess.Popen[bytes]]]:
+def _ending_in_good_order() -> Iterator[_Start]:
     """Turns the signals that would end this process into an end in good order.
 
     Yields:
-        An empty list, for the one process that such a signal is passed on to.
+        What starts the one process that such a signal is passed on to.
     """
-    servers: list[subprocess.Popen[bytes]] = []
+    server: subprocess.Popen[bytes] | None = None
+    starting = told_to_end = False
 
     def end(number: int, frame: FrameType | None) -> None:
-        if not servers:
+        nonlocal told_to_end
+        if starting:  # it may run already, and nobody could end it if this went on from here
+            told_to_end = True
+        elif server is None:
             raise _Ended(128 + number)
         # A Ctrl-C at the terminal has reached JupyterLab already: it asks for a confirmation, and
         # would take a second signal for the answer.
-        if number != signal.SIGINT or not sys.stdin.isatty():
-            servers[0].send_signal(signal.SIGTERM)
+        elif number != signal.SIGINT or not sys.stdin.isatty():
+            server.send_signal(signal.SIGTERM)
+
+    def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        nonlocal server, starting
+        starting = True
+        try:
+            server = subprocess.Popen(command, env=environment)
+        finally:
+            starting = False
+        if told_to_end:
+            server.send_signal(signal.SIGTERM)
+        return server
 
     before = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -94,7 +112,7 @@ def _ending_in_good_order() -> Iterator[list[subprocess.Popen[bytes]]]:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, end)
     try:
-        yield servers
+        yield start
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -125,7 +143,7 @@ def run(command: Sequence[str]) -> int:
     ):
         others = environment.get(name, default)
         environment[name] = os.pathsep.join([str(place), *([others] if others else [])])
-    with _ending_in_good_order() as servers:
+    with _ending_in_good_order() as start:
         try:
             click.echo("Looking for a broker; if none runs, one is started (some seconds).")
             broker = connect()
@@ -135,8 +153,7 @@ def run(command: Sequence[str]) -> int:
                 click.echo("Open the URL that JupyterLab prints below, token and all.")
             click.echo("JupyterLab starts. Ctrl-C here ends it, and the broker with it.")
             sys.stdout.flush()
-            servers.append(subprocess.Popen(command, env=environment))
-            status = servers[0].wait()
+            status = start(command, environment).wait()
         finally:
             for ended in stop_shared(only_idle=True):
                 click.echo(f"The broker ({ended.kind}) has ended, too.")

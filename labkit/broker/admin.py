@@ -9,6 +9,8 @@ from urllib.parse import quote, urlsplit
 from labkit.errors import BrokerError
 
 TIMEOUT_WALL_S = 10.0
+#: A virtual host takes its quorum queues with it, one after the other.
+DELETE_TIMEOUT_WALL_S = 60.0
 
 
 class RefusedError(BrokerError):
@@ -129,7 +131,8 @@ class Admin:
 
     def delete_vhost(self, name: str) -> None:
         """Removes a virtual host, what is in it, and its connections."""
-        self.call("DELETE", f"vhosts/{quote(name, safe='')}")
+        path = f"vhosts/{quote(name, safe='')}"
+        self.call("DELETE", path, timeout_wall_s=DELETE_TIMEOUT_WALL_S)
 
     def limits(self, vhost: str) -> dict[str, int]:
         """A virtual host's limits by their names, such as `max-queues`."""

@@ -88,7 +88,7 @@ def find_running() -> Broker | None:
         with contextlib.suppress(BrokerError):
             return _compose()
     for broker in shared_brokers():
-        if kind in (None, broker.kind) and broker.answers(1.0):
+        if kind in (None, broker.kind) and broker.answers():
             return broker
     return None
 
@@ -170,7 +170,7 @@ def _compose() -> Broker:
 
     parts = address.parse(url())
     try:
-        version = check_version(greet(parts, 1.0), parts)
+        version = check_version(greet(parts), parts)
     except OSError as exc:
         raise BrokerError(
             "The Compose broker does not answer.",

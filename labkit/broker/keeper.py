@@ -40,10 +40,12 @@ def in_use(broker: LocalBroker, but: Owner | None = None) -> bool:
     """
     if any(owner != but for owner in records.live_leases(broker.record)):
         return True
-    if not broker.answers(1.0):
+    if _connected(broker):  # before it is asked: a busy one may not answer in time
+        return True
+    if not broker.answers():
         return False
     try:
-        return _connected(broker) or bool(broker.admin.connections())
+        return bool(broker.admin.connections())
     except BrokerError:
         return False
 

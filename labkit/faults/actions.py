@@ -197,9 +197,9 @@ def crash_order_service(scene: Scene) -> Iterator[None]:
             yield
         finally:
             # Its door opens without a broker; its consumer can't start before there is one.
-            shop.door.restart()
+            mend(scene, shop.door.restart)
             if "order_service" in shop.relays:
-                shop.relays["order_service"].restart()
+                mend(scene, shop.relays["order_service"].restart)
             mend(scene, shop.consumers["order_service"].restart)
 
 

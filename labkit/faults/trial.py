@@ -14,7 +14,7 @@ from labkit import amqp, dead_letters
 from labkit.background import Managed
 from labkit.broker import Broker, VirtualHost
 from labkit.clock import Pace
-from labkit.errors import MessageError, ServiceError
+from labkit.errors import BrokerError, MessageError, ServiceError
 from labkit.events import Recorder
 from labkit.faults.outcome import Outcome
 from labkit.faults.plan import BROKER_KINDS, KINDS, Fault, plan
@@ -45,7 +45,7 @@ STOPS = 60
 #: A customer whose order was not accepted tries again after so long.
 TRY_AGAIN_WALL_S = 0.3
 #: A durable queue that was declared a moment before a SIGKILL may be gone on RabbitMQ before 4.2.
-SETTLED_WALL_S = 3.0
+SETTLED_WALL_S = 5.0
 #: Dead letters are put back so often at most; each round is one more chance for every message.
 ROUNDS = 20
 
@@ -196,7 +196,8 @@ class Trial(Managed):
         """Returns when the storm is over, the dead letters are put back, and all is quiet.
 
         Args:
-            watch: called several times a second, by the calling thread.
+            watch: called by the calling thread, several times a second while the storm lasts, then
+                now and then.
             timeout_wall_s: real seconds to wait at most.
 
         Raises:
@@ -222,13 +223,14 @@ class Trial(Managed):
                 if watch is not None:
                     watch(self)
                 try:
-                    self.shop.wait_until_quiet(5.0)
+                    self.shop.wait_until_quiet(30.0)
                     break
-                except ServiceError:
+                except (ServiceError, BrokerError):
                     for consumer in self.shop.consumers.values():
                         consumer.raise_if_failed()
                     if time.monotonic() > deadline:
                         raise
+                    time.sleep(0.1)
             connection = amqp.connect(self.shop.amqp_url, "dead-letters")
             try:
                 back = dead_letters.put_back(

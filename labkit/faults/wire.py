@@ -71,8 +71,8 @@ class Wire(Managed):
         if not self._background.running:
             self._ready.clear()
             self._background.start()
-            if not self._ready.wait(STOP_TIMEOUT_WALL_S) or self._background.failure:
-                self._background.raise_if_failed()
+            if not self._ready.wait(STOP_TIMEOUT_WALL_S) or self._loop is None:
+                self._background.stop()  # raises what it failed with
                 raise ServiceError("The line did not begin to listen.")
         return self
 

@@ -21,6 +21,7 @@ from labkit.clock import Pace
 from labkit.consumer import Consumer
 from labkit.errors import ServiceError
 from labkit.events import Recorder
+from labkit.shop.decoupled import SAMPLES_AT_REST
 from labkit.shop.departments import DepartmentError
 from labkit.shop.order_service import STATUS
 from labkit.shop.orders import Order, OrderEvent, Request
@@ -217,7 +218,7 @@ class ObviousShop(Premises):
         connection = amqp.connect(self.amqp_url, "wait-until-quiet")
         try:
             channel, looks, noted = connection.channel(), 0, -1
-            while looks < 5:
+            while looks < SAMPLES_AT_REST:
                 at_work = [c for c in self.consumers.values() if c.running]
                 ready = sum(
                     channel.queue_declare(c.queue, passive=True).method.message_count

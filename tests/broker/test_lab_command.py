@@ -26,6 +26,21 @@ from labkit.lab_command import run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(run([sys.executable, "-c", {SERVER!r}]))
 """
+#: The signal comes when JupyterLab has just been started, and before this is known.
+RUN_AND_END = f"""
+import os, signal, subprocess, sys
+from labkit.lab_command import run
+command, popen = [sys.executable, "-c", {SERVER!r}], subprocess.Popen
+
+def popen_and_end(started, **options):
+    process = popen(started, **options)
+    if started == command:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return process
+
+subprocess.Popen = popen_and_end
+sys.exit(run(command))
+"""
 
 
 @pytest.fixture
@@ -70,6 +85,15 @@ def brokers(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[records.Record]
 def test_a_broker_that_somebody_else_uses_stays(broker, number):
     assert "has ended" not in end(start(), number)
     assert broker.answers()
+
+
+def test_a_signal_while_jupyterlab_starts_leaves_no_jupyterlab_behind(broker):
+    # Which would hold the pipe open, so that this never ends.
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_AND_END], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "JupyterLab starts" in done.stdout
 
 
 def test_the_broker_that_it_started_ends_with_it_unless_another_one_uses_it(
