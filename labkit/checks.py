@@ -29,7 +29,7 @@ __all__ = [
 #: How long a learner's code may take before a check gives up on it, in real seconds.
 LIMIT_WALL_S = 20.0
 #: How long a check waits for code that it has just interrupted, in real seconds.
-_INTERRUPT_WALL_S = 0.5
+_INTERRUPT_WALL_S = 3.0
 
 
 class Verdict(Quiet, enum.StrEnum):

@@ -23,6 +23,7 @@ import labkit.broker
 from labkit.broker import engine, records, sharing
 from labkit.broker.discovery import find_running
 from labkit.errors import BrokerError, LabError
+from tools import execution
 
 #: Keepers look twice a second; a broker of a dead owner takes a moment to end.
 GONE_WITHIN_WALL_S = 20.0
@@ -45,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[THREADS] = set(threading.enumerate())
     config.stash[LEAKS] = []
     config.stash[HAD_PAGE] = False
+    execution.pytest_configure(config)
     if is_worker(config):
         return
     # pytest's own tmp_path stays where it is looked for after a failure.
@@ -57,12 +59,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-xdist hands tests out in this order: short ones last, the others well mixed.
+    """pytest-xdist hands tests out in this order: notebooks first, short tests last.
 
-    Neighbours in a file are alike: some keep the processors busy, others wait for a clock.
+    A notebook measures, and most of its time it waits for a clock. So notebooks run beside each
+    other, and not beside tests that keep the processors busy. In between all are well mixed, since
+    neighbours in a file are alike.
     """
-    scope = _scope_of
-    items.sort(key=lambda i: (i.path.parent.name in SHORT, zlib.crc32(scope(i.nodeid).encode())))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, int]:
+        folder = item.path.parent.name
+        return folder != "notebooks", folder in SHORT, zlib.crc32(_scope_of(item.nodeid).encode())
+
+    items.sort(key=place)
 
 
 def _scope_of(nodeid: str) -> str:

@@ -1,10 +1,15 @@
-"""Runs a notebook from top to bottom in a fresh kernel and keeps what it shows."""
+"""Runs a notebook from top to bottom in a fresh kernel and keeps what it shows.
+
+As a pytest plugin (`-p tools.execution`) it has nbval start its kernels with the same patience.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,34 @@ from tools.sources import METADATA
 
 CELL_TIMEOUT_WALL_S = 120
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+#: What jupyter_client says where a kernel found one of its ports taken. The port was free when it
+#: was chosen; another program may take it before the kernel does.
+PORT_TAKEN = "Kernel died before replying to kernel_info"
+
+
+def once_more(start: Callable[..., Any]) -> Callable[..., Any]:
+    """A way to start a kernel, tried a second time where another program took a port first."""
+
+    @functools.wraps(start)
+    def starting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return start(*args, **kwargs)
+        except RuntimeError as exc:
+            if PORT_TAKEN not in str(exc):
+                raise
+        return start(*args, **kwargs)
+
+    return starting
+
+
+def pytest_configure(config: Any) -> None:
+    """Has nbval's own kernels, too, tried once more."""
+    if config.pluginmanager.hasplugin("nbval"):
+        import nbval.kernel
+
+        nbval.kernel.start_new_kernel = once_more(nbval.kernel.start_new_kernel)
 
 
 class ExecutionError(Exception):
@@ -56,7 +89,8 @@ def execute(
     )
     with tempfile.TemporaryFile("w+", errors="replace") as stderr:
         try:
-            client.execute(env=_kernel_environment(require_correct), stderr=stderr)
+            run = once_more(client.execute)
+            run(env=_kernel_environment(require_correct), stderr=stderr)
         except CellExecutionError as exc:
             error = f"{exc.ename}: {exc.evalue}"
         except CellTimeoutError:

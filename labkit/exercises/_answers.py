@@ -19,7 +19,7 @@ from labkit.checks import NotYet
 #: More calls than any answer needs: a loop without an end.
 MOST_CALLS = 60
 #: What the broker does behind a caller's back, such as to move a dead letter, is done by then.
-SETTLED_WALL_S = 2.0
+SETTLED_WALL_S = 4.0
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from labkit import amqp
 
 #: A broker puts messages back behind a closed consumer's back; by then it has, in real seconds.
-SETTLED_WALL_S = 2.0
+SETTLED_WALL_S = 4.0
 
 
 @contextlib.contextmanager

@@ -93,8 +93,9 @@ class _Run:
         """Waits for a condition; False where it does not come true, or the service has ended."""
         deadline = time.monotonic() + PATIENCE_WALL_S
         while not until():
+            running = self.background.running  # before its failure is looked for, which ends it
             self.background.raise_if_failed()
-            if not self.background.running or time.monotonic() > deadline:
+            if not running or time.monotonic() > deadline:
                 return until()
             time.sleep(POLL_WALL_S)
         return True

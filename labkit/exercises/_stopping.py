@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -15,12 +16,15 @@ from labkit.exercises._looking import connected, ready
 WorkUntil = Callable[[threading.Event, BlockingChannel, str, Callable[[bytes], None]], object]
 
 PARCELS = "exercise.parcels"
-PARCEL_COUNT, TOLD_AT, PREFETCH = 40, 5, 10
+PARCEL_COUNT, TOLD_AT = 40, 5
+#: All may be on their way at once, so that none is late: a loop that waits for a moment without
+#: messages gets none before the end.
+PREFETCH = PARCEL_COUNT
 #: How long the work on a parcel takes, in real seconds: long enough that the broker sends the next
 #: one meanwhile, as it does to a busy consumer.
 WORK_WALL_S = 0.01
 #: How long an empty queue stays empty, and how long a loop may take to notice something.
-QUIET_WALL_S, PATIENCE_WALL_S, ENDING_WALL_S = 0.4, 3.0, 1.0
+QUIET_WALL_S, PATIENCE_WALL_S, ENDING_WALL_S = 1.5, 3.0, 5.0
 
 
 class _Watched(threading.Event):
@@ -31,8 +35,9 @@ class _Watched(threading.Event):
         self.looks = 0
 
     def is_set(self) -> bool:
-        self.looks += 1
-        return super().is_set()
+        found = super().is_set()
+        self.looks += 1  # afterwards: who sees the count knows that this look is over
+        return found
 
 
 def _settled(channel: BlockingChannel, wanted: int) -> int:
@@ -80,6 +85,7 @@ def _stops_with_a_backlog(work_until: WorkUntil, url: str, channel: BlockingChan
         time.sleep(WORK_WALL_S)
         handled.append(body)
         if len(handled) == TOLD_AT:
+            _settled(channel, 0)  # the others are on their way
             stop.set()
         if len(handled) == PARCEL_COUNT:  # here, since such a loop may never come back
             raise NotYet(
@@ -138,6 +144,15 @@ def _judge_count(case: str, handled: int) -> None:
         )
 
 
+def _came_back(work: Background) -> NoReturn:
+    work.raise_if_failed()
+    raise NotYet(
+        "On an empty queue your function came back, and stop was not set",
+        "it waits for the next message",
+        "the loop ends where nothing came: (None, None, None) is no reason to leave",
+    )
+
+
 def _stops_on_an_empty_queue(work_until: WorkUntil, url: str, channel: BlockingChannel) -> None:
     _declare(channel, 0)
     stop = _Watched()
@@ -158,14 +173,14 @@ def _stops_on_an_empty_queue(work_until: WorkUntil, url: str, channel: BlockingC
         work = Background("check-work-until", run).start()
         try:
             if work.join(QUIET_WALL_S):
-                work.raise_if_failed()
-                raise NotYet(
-                    "On an empty queue your function came back, and stop was not set",
-                    "it waits for the next message",
-                    "the loop ends where nothing came: (None, None, None) is no reason to leave",
-                )
+                _came_back(work)
             channel.basic_publish("", PARCELS, b"a late parcel")
-            if not handled.wait(PATIENCE_WALL_S):
+            deadline = time.monotonic() + PATIENCE_WALL_S
+            while not handled.wait(0.02) and work.running and time.monotonic() < deadline:
+                pass
+            if not handled.is_set():
+                if not work.running:
+                    _came_back(work)
                 raise NotYet(
                     f"A parcel came after {QUIET_WALL_S:g} s of nothing, and was not handled",
                     "it is handled when it comes",
@@ -173,7 +188,7 @@ def _stops_on_an_empty_queue(work_until: WorkUntil, url: str, channel: BlockingC
                 )
             # Not before the loop has looked at stop once more, and waits again.
             deadline = time.monotonic() + ENDING_WALL_S
-            while stop.looks == looks and time.monotonic() < deadline:
+            while stop.looks == looks and work.running and time.monotonic() < deadline:
                 work.join(0.02)
             work.join(0.1)
             stop.set()

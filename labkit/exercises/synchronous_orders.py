@@ -19,9 +19,10 @@ from labkit.shop.synchronous import CHAIN, Call
 PlaceOrder = Callable[[Order, Call], object]
 
 #: How long a call waits at most for the other departments to be called too, in real seconds.
-MEET_WALL_S = 0.5
-#: How much longer each call then takes, so that whoever does not wait for it is found out.
-LINGER_WALL_S = 0.1
+MEET_WALL_S = 2.0
+#: How much longer each call takes once all have met, so that whoever does not wait for it is found
+#: out. Where they have not met, that is the finding, and nobody need wait longer.
+LINGER_WALL_S = 1.0
 
 
 def in_parallel(order: Order, call: Call) -> None:
@@ -65,9 +66,10 @@ class _Departments:
             if len(self._at_work) > len(self.together):
                 self.together = set(self._at_work)
             self._changed.notify_all()
-            if self._meet:
-                self._changed.wait_for(lambda: set(self.called) == set(CHAIN), MEET_WALL_S)
-        if self._meet:
+            met = self._meet and self._changed.wait_for(
+                lambda: set(self.called) == set(CHAIN), MEET_WALL_S
+            )
+        if met:
             time.sleep(LINGER_WALL_S)
         with self._changed:
             self._at_work.discard(department)

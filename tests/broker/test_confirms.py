@@ -258,7 +258,7 @@ def test_a_lost_connection_loses_nothing(vhost, channel):
             published += 1
         cutting.join()
         assert window.flush() == []
-        assert window.connections == 6
+        eventually(lambda: window.connections == 6)
         assert window.confirmed == published
         again = window.published_again
     found = taken(channel)
@@ -373,7 +373,12 @@ def test_a_start_without_a_broker_says_why(broker):
 def test_a_window_that_is_ended_before_the_broker_has_said_a_word_ends_at_once():
     with server(None) as port:
         window = ConfirmWindow(f"amqp://guest:guest@127.0.0.1:{port}/")
-        ending = threading.Timer(0.3, window._background.signal)
+
+        def end():
+            eventually(lambda: (session := window._session) and session._socket())
+            window._background.signal()
+
+        ending = threading.Thread(target=end)
         ending.start()
         start = time.monotonic()
         with pytest.raises(ServiceError, match="did not get a connection"):

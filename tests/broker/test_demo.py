@@ -28,11 +28,11 @@ def labkit(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def visit(broker, tmp_path_factory):
-    """What the command prints, and the picture that it writes, for 8 customers at speed 20."""
+    """What the command prints, and the picture that it writes, for 8 customers at speed 5."""
     out = tmp_path_factory.mktemp("visit") / "picture.png"
     vhosts = {v["name"] for v in broker.admin.vhosts()} if broker.management_url else set()
     done = labkit(
-        *("demo", "side-by-side", "--speed", "20", "--customers", "8", "--out", str(out)),
+        *("demo", "side-by-side", "--speed", "5", "--customers", "8", "--out", str(out)),
         COLUMNS="120",
     )
     assert done.returncode == 0, done.stderr
@@ -66,11 +66,11 @@ def test_the_answer_comes_sooner_and_the_work_takes_no_less_than_it_takes(visit)
 
 def test_shop_seconds_and_real_milliseconds_fit_the_speed_and_are_named(visit):
     printed, _, _ = visit
-    assert "20 shop seconds pass in one real second" in printed
+    assert "5 shop seconds pass in one real second" in printed
     shop_s = [float(cell) for cell in row(printed, "the order is done, p50, shop seconds")]
     lines = [line for line in printed.splitlines() if "p50, real ms" in line]
     real_ms = [float(cell) for cell in re.findall(r"\d+", lines[1].split("ms")[1])]
-    assert real_ms == pytest.approx([1000 * s / 20 for s in shop_s], rel=0.02)
+    assert real_ms == pytest.approx([1000 * s / 5 for s in shop_s], rel=0.02)
 
 
 def test_the_picture_is_a_png_of_a_width_that_a_page_shows(visit):

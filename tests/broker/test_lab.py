@@ -11,6 +11,7 @@ from labkit import amqp
 from labkit.broker import connect
 from labkit.lab import Lab
 from labkit.probe import Probe
+from tests.broker.fakes import eventually
 
 
 class Service:
@@ -83,6 +84,7 @@ def test_a_probe_records_what_is_ready_until_its_last_look(broker):
         channel.queue_declare("letters", durable=True)
         probe = Probe(["letters", "nowhere"], lab.url, lab.recorder, every_wall_s=0.01)
         with probe:
+            eventually(lambda: lab.recorder.count("depth"))
             amqp.publish(channel, "", "letters", "one")
             amqp.publish(channel, "", "letters", "two")
         samples = [e for e in lab.recorder if e.kind == "depth"]
@@ -98,7 +100,7 @@ def test_a_probe_without_time_between_samples_is_refused():
         Probe(["letters"], "amqp://x", Recorder(), every_wall_s=0)
 
 
-def test_the_folder_of_a_killed_process_is_removed_by_the_next_lab():
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_lab(home):
     code = "import labkit, os; print(labkit.Lab('killed').start().folder); os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     folder = Path(killed.stdout.strip())

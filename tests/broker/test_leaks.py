@@ -179,6 +179,6 @@ def test_a_connection_that_is_left_at_the_broker_is_found(work, vhost):
     forgetful = Forgetful("connection")
     try:
         with pytest.raises(BrokerError, match="limit"):
-            grown(lambda _: forgetful.cycle(work), cycles=MOST_CONNECTIONS)
+            grown(lambda _: forgetful.cycle(work), cycles=3 * MOST_CONNECTIONS)
     finally:
         forgetful.give_back()

@@ -79,9 +79,9 @@ def test_work_beside_the_connection_may_take_longer_than_the_heartbeat(vhost, ch
 
     def work(body):
         workers.append(threading.current_thread().name)
-        time.sleep(4)  # the broker hangs up after 2 to 3 s without a sign of life
+        time.sleep(7)  # the broker hangs up after 4 to 6 s without a sign of life
 
-    with LongWork(work, QUEUE, vhost.url, heartbeat_wall_s=1, recorder=recorder):
+    with LongWork(work, QUEUE, vhost.url, heartbeat_wall_s=2, recorder=recorder):
         eventually(lambda: recorder.count("acked"))
     assert [e.kind for e in recorder] == ["delivered", "acked"]
     assert workers == ["long-worker-1"]
@@ -111,10 +111,12 @@ def test_stop_lets_the_work_end_and_acknowledges_it(vhost, channel):
 
     def work(body):
         inside.set()
+        service._owner.stopping.wait(20)
         time.sleep(0.5)
         done.append(body)
 
-    service = LongWork(work, QUEUE, vhost.url).start()
+    service = LongWork(work, QUEUE, vhost.url)
+    service.start()
     assert inside.wait(10)
     service.stop()
     service.stop()

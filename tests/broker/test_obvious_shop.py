@@ -12,6 +12,7 @@ from labkit.events import Recorder
 from labkit.load import basket
 from labkit.shop import ObviousShop, Order, OrderEvent, Request, audit
 from labkit.shop.obvious import CHARGES_AT_MOST, REDELIVERIES_AT_MOST
+from tests.broker.fakes import eventually
 
 
 @pytest.fixture
@@ -41,11 +42,21 @@ def fill_mailbox(channel, broken=0, good=0):
         channel.basic_publish("", "email_notifications", body)
 
 
+def let_it_go_round(shop):
+    """Until the brake holds payment, and all has been heard; then until nothing happens any more.
+
+    The shop looks quiet, too, while a message is on its way from the broker to a consumer.
+    """
+    eventually(lambda: shop.brakes["payment"], 60)
+    eventually(lambda: shop.recorder.count("acked", "shipping") == 1 + CHARGES_AT_MOST)
+    shop.wait_until_quiet()
+
+
 def test_payment_hears_itself_and_charges_until_the_brake_holds_it(shop):
     shop.start()
     answer = requests.post(f"{shop.door.url}/orders", json=basket(1), timeout=10)
     assert answer.json() == {"order_id": "order-001", "status": "received, being processed"}
-    shop.wait_until_quiet()
+    let_it_go_round(shop)
     row = audit(shop.folder).orders.loc["order-001"]
     assert (row.charges, row.labels) == (CHARGES_AT_MOST, CHARGES_AT_MOST)
     assert shop.brakes == {"payment": 1}
@@ -93,7 +104,7 @@ def test_a_restart_forgets_its_exchange_and_bindings_up_to_4_1_and_no_longer_sin
 def test_only_what_the_order_service_publishes_is_persistent(shop, channel):
     shop.start()
     shop.create_order(Request(**basket(1)))
-    shop.wait_until_quiet()
+    let_it_go_round(shop)
     shop.stop()  # what order_updates was sent comes back into the queue
     modes = {}
     while (got := channel.basic_get("order_updates", auto_ack=True))[0]:
@@ -106,16 +117,19 @@ def test_only_what_the_order_service_publishes_is_persistent(shop, channel):
 def test_broken_messages_go_round_and_ten_of_them_hold_up_the_rest(shop, channel, broken, sent):
     fill_mailbox(channel, broken, good=12)
     shop.start()
+    email = shop.consumers["email"]
+    eventually(lambda: not email.running if broken else len(shop.inbox.messages) == sent, 60)
     shop.wait_until_quiet()
     assert len(shop.inbox.messages) == sent
     assert shop.redeliveries == (REDELIVERIES_AT_MOST if broken else 0)
-    assert shop.consumers["email"].running is not bool(broken)
+    assert email.running is not bool(broken)
 
 
 def test_an_order_is_gone_where_the_gateway_was_down(shop, vhost):
     shop.start()
     shop.gateway.stop()
     shop.create_order(Request(**basket(1)))
+    eventually(lambda: shop.recorder.count("rejected", "payment"))
     shop.wait_until_quiet()
     shop.gateway.start()
     shop.wait_until_quiet()
@@ -126,7 +140,7 @@ def test_an_order_is_gone_where_the_gateway_was_down(shop, vhost):
 def test_the_order_service_holds_its_messages_and_never_looks_at_them(shop, channel):
     shop.start()
     shop.create_order(Request(**basket(1)))
-    shop.wait_until_quiet()
+    let_it_go_round(shop)
     held = channel.queue_declare("order_updates", passive=True).method
     assert (held.consumer_count, held.message_count) == (1, 0)
     assert shop.orders.status("order-001") == "pending"
@@ -149,6 +163,7 @@ def test_a_crash_between_saving_and_publishing_loses_the_order_for_good(shop, vh
 def test_email_holds_ten_messages_and_sends_one_at_a_time(shop, channel):
     fill_mailbox(channel, good=10)
     shop.start()
+    eventually(lambda: len(shop.inbox.messages) == 10)
     shop.wait_until_quiet()
     spans = measure.spans(shop.recorder.frame())
     assert len(spans) == 10

@@ -89,6 +89,11 @@ def letters(shop):
     return found
 
 
+def copies(shop):
+    """How many messages the departments have got once more than they should."""
+    return sum(inbox.copies for inbox in shop.inboxes.values())
+
+
 def crash_inside(shop, name, where):
     """Has a department crash once: `before note`, or `after note`, when all is committed."""
     department, consumer = shop.departments[name], shop.consumers[name]
@@ -174,23 +179,35 @@ def test_a_crash_beside_the_transaction_loses_and_doubles_nothing(shop, where):
         assert violations(shop) == [], name
     if where == "before note":
         assert shop.inbox.duplicates == 1  # the mail was sent twice, with the same Message-ID
-        assert not sum(inbox.copies for inbox in shop.inboxes.values())
+        assert not copies(shop)
     else:
-        assert all(inbox.copies == 1 for inbox in shop.inboxes.values())
+        until(lambda: all(inbox.copies == 1 for inbox in shop.inboxes.values()))
 
 
-@pytest.mark.parametrize("name", ["order_service", "payment", "shipping"])
-def test_a_relay_that_crashes_loses_and_doubles_nothing(shop, name):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("order_service", "order.created"),
+        ("payment", "payment.completed"),
+        ("shipping", "label.printed"),
+    ],
+)
+def test_a_relay_that_crashes_loses_and_doubles_nothing(shop, name, told):
+    hear = sum(topology.concerns(topology.queue_of(inbox), told) for inbox in shop.inboxes)
+    assert hear
+    expected = 0
     for number, point in enumerate(RELAY_POINTS, start=1):
-        before = sum(inbox.copies for inbox in shop.inboxes.values())
         crashed = shop.relays[name].crash_at(point)
         order(shop, number)
         until(crashed.is_set)
         shop.relays[name].restart()
         shop.wait_until_done(number)
         assert violations(shop) == [], point
-        copies = sum(inbox.copies for inbox in shop.inboxes.values()) - before
-        assert bool(copies) == (point == "between publish and mark")
+        if point == "between publish and mark":
+            expected += hear
+            # The order is done without them, and they may come after that.
+            until(lambda: copies(shop) == hear)
+        assert copies(shop) == expected, point
 
 
 def test_a_relay_crashed_from_outside_goes_on_where_it_was(shop):
@@ -209,7 +226,7 @@ def test_an_order_service_that_crashes_after_the_save_has_lost_nothing(shop):
     with pytest.raises(requests.ConnectionError):
         order(shop)
     # Its end waits for its workers, 5 s at most; the one that crashes it must not be among them.
-    assert crashed.wait(3)
+    assert crashed.wait(4.5)
     shop.restart_order_service()
     shop.wait_until_done(1)
     assert shop.orders.status("order-001") == "completed"
@@ -227,7 +244,7 @@ def test_what_a_shop_has_left_in_its_outbox_is_sent_by_the_next_one(opened, tmp_
 
 def test_a_broker_that_is_away_keeps_nobody_from_ordering(own_broker, opened):
     with opened(url=own_broker.url) as shop:
-        time.sleep(3)  # a queue just declared may not survive a SIGKILL: see test_consumer.py
+        time.sleep(5)  # a queue just declared may not survive a SIGKILL: see test_consumer.py
         with Customers(http_door(shop.url), constant(2, 30), shop.pace, shop.recorder) as customers:
             until(lambda: shop.recorder.count("done", "payment") >= 5)
             own_broker.kill()
@@ -299,7 +316,7 @@ def test_an_announcement_whose_confirm_is_lost_is_sent_twice_and_worked_on_once(
         until(lambda: wire.lost_bytes > 0)
         wire.mend()
         shop.wait_until_done(2)
-        assert shop.inboxes["payment"].copies == 1
+        until(lambda: shop.inboxes["payment"].copies == 1)
         assert violations(shop) == []
 
 
@@ -358,14 +375,15 @@ def test_without_outbox_and_broker_the_order_is_not_taken_and_the_customer_knows
 # What can't be done now, and what can't be done at all.
 
 
-def test_a_department_that_refuses_for_a_while_works_later(shop):
-    shop.departments["payment"].refuses = True
-    order(shop)
-    until(lambda: shop.recorder.count("failed", "payment") >= 2)
-    shop.departments["payment"].refuses = False
-    shop.wait_until_done(1)
-    assert violations(shop) == []
-    assert letters(shop) == []
+def test_a_department_that_refuses_for_a_while_works_later(opened):
+    with opened(retry_delays_s=(1.0, 4.0, 16.0, 400.0)) as shop:  # the last: time to open it again
+        shop.departments["payment"].refuses = True
+        order(shop)
+        until(lambda: shop.recorder.count("failed", "payment") >= 2)
+        shop.departments["payment"].refuses = False
+        shop.wait_until_done(1)
+        assert violations(shop) == []
+        assert letters(shop) == []
 
 
 def test_what_was_tried_too_often_is_a_dead_letter_and_can_be_put_back(opened):
@@ -474,6 +492,7 @@ def test_a_message_that_is_no_event_is_a_dead_letter_with_its_reason(shop):
     connection.close()
     order(shop)
     shop.wait_until_done(1)
+    until(lambda: len(letters(shop)) == len(BAD))  # the broker hands them over in the background
     found = {letter.order_id: letter for letter in letters(shop)}
     assert set(found) == set(BAD)
     noted = {e.order_id: e.detail for e in shop.recorder if e.kind == "failed"}

@@ -18,7 +18,7 @@ from labkit.retries import BECAUSE_HEADER, RETRIES_HEADER, Retries, declare_retr
 from tests.broker.fakes import eventually
 
 #: Before RabbitMQ 4.2 a durable queue that was declared a moment before a SIGKILL may be gone.
-SETTLED_WALL_S = 3.0
+SETTLED_WALL_S = 5.0
 PACE = Pace(10)
 WORK, DEAD = "work", "dead"
 
@@ -70,11 +70,11 @@ def test_each_delay_is_kept_and_after_the_last_the_message_is_dead(channel):
 
 
 def test_a_message_that_waits_holds_nobody_up(channel):
-    plan = declare_retries(channel, WORK, [20], PACE)
+    plan = declare_retries(channel, WORK, [1e5], PACE)
     amqp.publish(channel, "", WORK, "slow")
     plan.retry_later(channel, *take(channel, WORK))
     amqp.publish(channel, "", WORK, "quick")
-    assert take(channel, WORK, seconds=1)[2] == b"quick"
+    assert take(channel, WORK)[2] == b"quick"
 
 
 def test_a_copy_keeps_what_the_message_carries_and_drops_what_is_not_its_own(vhost, channel):
@@ -201,5 +201,5 @@ def test_what_waits_survives_a_killed_broker(own_broker):
                 found.add(message[2])
             return found == numbers
 
-        eventually(all_are_back)
+        eventually(all_are_back, 60)
         connection.close()

@@ -59,7 +59,7 @@ def test_a_publish_into_a_dead_line_raises_nothing_and_arrives_nowhere(wire, que
     until(lambda: wire.lost_bytes > 0)
     wire.mend()
     with pytest.raises(pika.exceptions.AMQPConnectionError):
-        connection.process_data_events(1)
+        connection.process_data_events(30)
     assert taken(queue) == []
 
 
@@ -68,7 +68,12 @@ def test_a_confirm_that_is_lost_leaves_the_message_with_the_broker(wire, queue):
     channel = connection.channel()
     channel.confirm_delivery()
     wire.go_dead("from broker")
-    mending = threading.Timer(0.3, wire.mend)
+
+    def mend_once_it_is_lost():
+        until(lambda: wire.lost_bytes > 0, 30)
+        wire.mend()
+
+    mending = threading.Thread(target=mend_once_it_is_lost)
     mending.start()
     with pytest.raises(pika.exceptions.AMQPConnectionError):
         channel.basic_publish("", "orders", b"there")
@@ -91,7 +96,7 @@ def test_it_can_be_stopped_twice_and_with_connections_open(wire, queue):
     wire.stop()
     wire.stop()
     with pytest.raises(pika.exceptions.AMQPConnectionError):
-        connection.process_data_events(1)
+        connection.process_data_events(30)
 
 
 def test_what_makes_no_sense_is_refused(wire):

@@ -106,7 +106,7 @@ def test_a_notebook_opens_with_its_title_and_its_pictures_have_words(page, jupyt
     for picture in pictures:
         words = picture["metadata"]["image/png"]["alt"]
         # JupyterLab puts no `alt` on a PNG; the words stand beside it, for screen readers.
-        assert page.locator(".jp-OutputArea p", has_text=words).count() >= 1
+        expect(page.locator(".jp-OutputArea p", has_text=words)).not_to_have_count(0)
 
 
 def choose(page: Page, menu: str, entry: str) -> None:

@@ -178,7 +178,7 @@ def test_take_tells_right_from_wrong(prove, vhost):
             # keeps the rest to itself: a consumer without a limit, and never cancelled
             (
                 "left = n\n"
-                "for delivery, _, body in channel.consume(queue, inactivity_timeout=0.5):\n"
+                "for delivery, _, body in channel.consume(queue, inactivity_timeout=3):\n"
                 "    if delivery is None:\n"
                 "        return\n"
                 "    handle(body)\n"
@@ -212,7 +212,7 @@ def test_take_tells_right_from_wrong(prove, vhost):
 
 
 def test_take_that_waits_for_messages_without_end_is_told_so(prove, vhost, monkeypatch):
-    monkeypatch.setattr(_taking, "PATIENCE_WALL_S", 1.0)
+    monkeypatch.setattr(_taking, "PATIENCE_WALL_S", 3.0)
     consume = (
         "for delivery, _, body in channel.consume(queue):\n"
         "    handle(body)\n"
@@ -230,7 +230,7 @@ def test_take_that_waits_for_messages_without_end_is_told_so(prove, vhost, monke
         "        channel.basic_ack(delivery.delivery_tag)\n"
         "        n -= 1"
     )
-    reason = "still running after 1 s(.|\n)*held fewer than n messages(.|\n)*inactivity_timeout"
+    reason = "still running after 3 s(.|\n)*held fewer than n messages(.|\n)*inactivity_timeout"
     prove(
         first_queue.take,
         source=SOURCE,
@@ -244,7 +244,7 @@ def test_take_that_waits_for_messages_without_end_is_told_so(prove, vhost, monke
 def test_take_accepts_a_consumer_that_is_cancelled(vhost):
     def take(channel, queue, n, handle):
         channel.basic_qos(prefetch_count=1)
-        for delivery, _, body in channel.consume(queue, inactivity_timeout=0.5):
+        for delivery, _, body in channel.consume(queue, inactivity_timeout=3):
             if delivery is None:
                 break
             handle(body)

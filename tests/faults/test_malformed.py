@@ -29,6 +29,9 @@ from labkit.events import Recorder
 from labkit.load import basket
 from labkit.shop import OrderEvent, ReliableShop, Request, topology, violations
 
+#: The flood counts as part of the first test.
+pytestmark = pytest.mark.timeout(900)
+
 SPEED = 20
 #: To each queue.
 MALFORMED = 5_000

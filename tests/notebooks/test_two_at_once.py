@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+from tools.sources import NOTEBOOKS, ROOT
 
 PAIRS = [
     ("00-start-here", "00-start-here"),  # one notebook, opened twice
@@ -20,10 +19,11 @@ PAIRS = [
 def begin(name: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q"]
     command += ["--nbval-cell-timeout=120", "-p", "no:cacheprovider", "--color=no"]
+    command += ["-p", "tools.execution"]  # for a kernel that finds a port taken
     return subprocess.Popen(
         [*command, f"{name}.ipynb"],
         cwd=NOTEBOOKS,
-        env=os.environ | {"LABKIT_SPEED": "20"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

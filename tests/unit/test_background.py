@@ -77,14 +77,16 @@ def test_all_are_signalled_before_any_is_joined():
 
 
 def test_abandon_ends_a_loop_that_never_ends_without_a_failure():
-    went_on = []
+    at_work, went_on = threading.Event(), []
 
     def work(_):
+        at_work.set()
         for _ in range(2000):
             threading.Event().wait(0.01)
         went_on.append(True)
 
     background = Background("worker", work).start()
+    assert at_work.wait(10)
     background.abandon()
     assert background.join(10)
     background.raise_if_failed()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from labkit import checks
 from labkit.background import Background
 from labkit.checks import Exercise, NotAttempted, NotYet, Verdict, predict
 from labkit.errors import BrokerError, InputError, LabError
@@ -221,7 +222,8 @@ def test_code_that_never_returns_is_given_up_and_ended():
     assert not [t for t in threading.enumerate() if t.name == "check-forever"]
 
 
-def test_code_that_cant_be_interrupted_is_said_to_go_on():
+def test_code_that_cant_be_interrupted_is_said_to_go_on(monkeypatch):
+    monkeypatch.setattr(checks, "_INTERRUPT_WALL_S", 0.1)
     release = threading.Event()
     exercise = Exercise("stuck", lambda answer: answer(), limit_wall_s=0.05)
     judgement = exercise.judge(lambda: release.wait(30))

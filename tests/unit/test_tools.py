@@ -7,7 +7,7 @@ import pytest
 
 from tools import build_notebooks
 from tools.build_notebooks import build, check, main
-from tools.execution import ExecutionError
+from tools.execution import PORT_TAKEN, ExecutionError, once_more
 from tools.sources import SourceError, notebook, read, sources
 
 EXERCISE = '''\
@@ -145,25 +145,50 @@ def test_building_twice_gives_the_same_bytes(write, folder):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "told", "limit"),
     [
-        ("x = 1\nx / 0", ["cell 2 failed", "| x / 0", "----> 2 x / 0", "ZeroDivisionError"]),
-        ("import time\ntime.sleep(60)", ["cell 2 failed", "still running after 1 s"]),
-        ("import os\nos._exit(1)", ["cell 2 failed", "the kernel died"]),
-        ("import sys\nprint('hm', file=sys.stderr)", ["cell 2", "writes to stderr"]),
-        ("import os\nos.getcwd()", ["cell 2", "path of this machine"]),
+        ("x = 1\nx / 0", ["cell 2 failed", "| x / 0", "----> 2 x / 0", "ZeroDivisionError"], 60),
+        ("import time\ntime.sleep(60)", ["cell 2 failed", "still running after 1 s"], 1),
+        ("import os\nos._exit(1)", ["cell 2 failed", "the kernel died"], 60),
+        ("import sys\nprint('hm', file=sys.stderr)", ["cell 2", "writes to stderr"], 60),
+        ("import os\nos.getcwd()", ["cell 2", "path of this machine"], 60),
     ],
 )
-def test_a_cell_that_fails_is_shown_and_the_notebook_stays(write, folder, code, told):
+def test_a_cell_that_fails_is_shown_and_the_notebook_stays(write, folder, code, told, limit):
     folder.mkdir()
     there = folder / "90-example.ipynb"
     there.write_text("what was there")
     with pytest.raises(ExecutionError) as caught:
-        build(write(f"# %% [markdown]\n# # T\n\n# %%\n{code}\n"), folder, cell_timeout_wall_s=1)
+        build(write(f"# %% [markdown]\n# # T\n\n# %%\n{code}\n"), folder, cell_timeout_wall_s=limit)
     assert all(text in str(caught.value) for text in told), str(caught.value)
     assert len(str(caught.value).splitlines()) < 12
     assert there.read_text() == "what was there"
     assert list(folder.iterdir()) == [there]
+
+
+@pytest.mark.parametrize(
+    ("failures", "told", "starts"),
+    [
+        ([PORT_TAKEN], "started", 2),
+        ([PORT_TAKEN, PORT_TAKEN], PORT_TAKEN, 2),
+        (["no such kernel"], "no such kernel", 1),
+    ],
+)
+def test_a_kernel_that_finds_a_port_taken_is_started_once_more(failures, told, starts):
+    begun = []
+
+    @once_more
+    def start(name):
+        begun.append(name)
+        if len(begun) <= len(failures):
+            raise RuntimeError(failures[len(begun) - 1])
+        return "started"
+
+    try:
+        found = start("python3")
+    except RuntimeError as exc:
+        found = str(exc)
+    assert (found, begun) == (told, ["python3"] * starts)
 
 
 def test_a_solved_build_requires_the_checks_to_say_correct(write, folder):

@@ -103,7 +103,8 @@ def test_a_crash_drops_the_request_under_way_and_a_restart_serves_again():
     caller = threading.Thread(target=call)
     caller.start()
     assert busy.acquire(timeout=10)
-    threading.Timer(0.1, block.set).start()
+    # The work ends once the caller has been dropped, and not before.
+    threading.Thread(target=lambda: (caller.join(), block.set())).start()
     service.crash()
     caller.join()
     assert len(errors) == 1
