@@ -488,7 +488,7 @@ def one_life(queue, deliveries):
     link = pika.BlockingConnection(pika.URLParameters(lab.url))
     its_channel = link.channel()
     its_channel.basic_qos(prefetch_count=1)
-    for method, _, body in its_channel.consume(queue, inactivity_timeout=1):
+    for method, _, body in its_channel.consume(queue, inactivity_timeout=10):
         if method is None:
             break
         order = json.loads(body)
@@ -502,6 +502,8 @@ def one_life(queue, deliveries):
             break
     with contextlib.suppress(pika.exceptions.AMQPError):
         link.close()
+    while channel.queue_declare(queue, passive=True).method.consumer_count > 0:
+        time.sleep(0.01)  # the broker is about to notice that the program is gone
 
 
 # %% [markdown]
