@@ -246,10 +246,18 @@ class DecoupledShop(Premises):
             connection.close()
 
     def _waiting(self, channel: BlockingChannel) -> int:
-        """How many messages wait in the departments' queues."""
-        return sum(
-            channel.queue_declare(queue, passive=True).method.message_count for queue in self.queues
-        )
+        """How many messages wait in the departments' queues; one at least where nobody consumes.
+
+        A broker that has just started says of a quorum queue without a leader that it is empty.
+        Its consumer is not back by then either.
+        """
+        consumed = {consumer.queue for consumer in self.consumers.values() if consumer.running}
+        waiting = 0
+        for queue in self.queues:
+            found = channel.queue_declare(queue, passive=True).method
+            away = queue in consumed and found.consumer_count == 0
+            waiting += max(found.message_count, int(away))
+        return waiting
 
     def stop(self) -> None:
         """Closes the door, lets each department finish what it has in hand; may be called twice.

@@ -502,12 +502,10 @@ def one_life(queue, deliveries):
             break
     with contextlib.suppress(pika.exceptions.AMQPError):
         link.close()
-    while channel.queue_declare(queue, passive=True).method.consumer_count > 0:
-        time.sleep(0.01)  # the broker is about to notice that the program is gone
 
 
 # %% [markdown]
-# Something always starts the program again when it has died: systemd, Docker, Kubernetes. Ours does so up to ten times, or until all four good labels are printed.
+# Something always starts the program again when it has died: systemd, Docker, Kubernetes. Ours does so up to ten times, or until all four good labels are printed, each time when the broker has noticed the end of the last life.
 
 
 # %%
@@ -517,6 +515,7 @@ def keep_alive(queue):
     put(queue, orders_for("Bath", "York", "a novel", "Leeds", "Ely"))
     for _ in range(10):
         one_life(queue, deliveries)
+        wait_until(lambda: channel.queue_declare(queue, passive=True).method.consumer_count == 0)
         if len(labels) == 4:
             break
     return deliveries
