@@ -22,6 +22,7 @@ import pytest
 import labkit.broker
 from labkit.broker import engine, records, sharing
 from labkit.broker.discovery import find_running
+from labkit.broker.vhost import MAX_CONNECTIONS, MAX_QUEUES
 from labkit.errors import BrokerError, LabError
 from tools import execution
 
@@ -118,15 +119,25 @@ def vhost(broker):
         yield made
 
 
-@pytest.fixture
-def own_broker():
-    """A broker for one test, which may stop and kill it."""
+@pytest.fixture(scope="session")
+def stoppable_broker():
+    """A broker of this worker alone. A start is dear, so its tests have it one after the other."""
     try:
         own = labkit.broker.own_broker()
     except BrokerError as exc:
         give_up(exc, always_skip=os.environ.get("LABKIT_BROKER") == "url")
     with own:
         yield own
+
+
+@pytest.fixture
+def own_broker(stoppable_broker):
+    """A broker that a test may stop and kill; it runs, and has nothing in its virtual host `/`."""
+    stoppable_broker.start()
+    yield stoppable_broker
+    stoppable_broker.start()
+    stoppable_broker.admin.delete_vhost("/")
+    stoppable_broker.admin.create_vhost("/", "for all", MAX_CONNECTIONS, MAX_QUEUES)
 
 
 @pytest.hookimpl(optionalhook=True)

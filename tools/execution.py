@@ -1,6 +1,6 @@
 """Runs a notebook from top to bottom in a fresh kernel and keeps what it shows.
 
-As a pytest plugin (`-p tools.execution`) it has nbval start its kernels with the same patience.
+As a pytest plugin (`-p tools.execution`) it has nbval start sooner, and with the same patience.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.sources import METADATA
+from tools.sources import METADATA, ROOT
+
+# nbformat's import builds a parser for addresses in all languages, two seconds of every process.
+# No notebook has such an address to be checked.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 CELL_TIMEOUT_WALL_S = 120
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -44,7 +49,27 @@ def pytest_configure(config: Any) -> None:
     if config.pluginmanager.hasplugin("nbval"):
         import nbval.kernel
 
-        nbval.kernel.start_new_kernel = once_more(nbval.kernel.start_new_kernel)
+        if not hasattr(nbval.kernel.start_new_kernel, "__wrapped__"):
+            nbval.kernel.start_new_kernel = once_more(nbval.kernel.start_new_kernel)
+
+
+def nbval_command(notebook: str, *arguments: str) -> list[str]:
+    """What compares a notebook with what it shows, in a process that starts quickly.
+
+    Args:
+        notebook: its path.
+        arguments: `--nbval`, or `--nbval-lax` to compare what asks for it alone; and more.
+    """
+    command = [sys.executable, "-m", "pytest", "--nbval-current-env", "-q", "--color=no"]
+    command += [f"--nbval-cell-timeout={CELL_TIMEOUT_WALL_S}"]
+    for plugin in ("tools.execution", "no:cacheprovider", "no:hypothesispytest", "no:xdist"):
+        command += ["-p", plugin]
+    return [*command, *arguments, notebook]
+
+
+def nbval_environment(**more: str) -> dict[str, str]:
+    """The caller's, and where `nbval_command` finds its plugin."""
+    return os.environ | {"PYTHONPATH": str(ROOT)} | more
 
 
 class ExecutionError(Exception):

@@ -65,7 +65,9 @@ def keep(folder: Path) -> None:
     """Looks after the broker in this folder until it has gone."""
     me = Owner.me()
     idle_since = time.monotonic()
+    last = None
     while (record := records.load(folder)) is not None:
+        last = record
         if record.keeper not in (None, me) and record.keeper.alive():
             return  # another one has taken over
         with contextlib.suppress(BrokerError):  # an engine that is down may come back: try again
@@ -83,6 +85,9 @@ def keep(folder: Path) -> None:
                     return
                 idle_since = time.monotonic()
         time.sleep(POLL_WALL_S)
+    if last is not None:  # somebody has deleted the folder, perhaps, and the broker still runs
+        with contextlib.suppress(BrokerError):
+            from_record(last).remove()
 
 
 def _end_left_over(record: Record) -> None:

@@ -5,10 +5,8 @@ Every check must say correct, and every prediction that is made must hold whenev
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -17,19 +15,16 @@ import pytest
 from labkit import predict
 from tests.notebooks.learning import as_learned, predictions, undecided
 from tools.build_notebooks import build, write
-from tools.sources import NOTEBOOKS, ROOT, notebook, sources
-
-CELL_TIMEOUT_WALL_S = 120
+from tools.execution import nbval_command, nbval_environment
+from tools.sources import NOTEBOOKS, notebook, sources
 
 
 def run_under_nbval(path: Path) -> subprocess.CompletedProcess[str]:
     """In a pytest of its own, where a check that is not correct fails its cell."""
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q"]
-    command += [f"--nbval-cell-timeout={CELL_TIMEOUT_WALL_S}", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [*command, "-p", "tools.execution", "--color=no", path.name],
+        nbval_command(path.name, "--nbval-lax"),
         cwd=path.parent,
-        env=os.environ | {"LABKIT_REQUIRE_CORRECT": "1", "PYTHONPATH": str(ROOT)},
+        env=nbval_environment(LABKIT_REQUIRE_CORRECT="1"),
         capture_output=True,
         text=True,
         check=False,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
 
-from tools.sources import NOTEBOOKS, ROOT
+from tools.execution import nbval_command, nbval_environment
+from tools.sources import NOTEBOOKS
 
 PAIRS = [
     ("00-start-here", "00-start-here"),  # one notebook, opened twice
@@ -17,13 +16,10 @@ PAIRS = [
 
 
 def begin(name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q"]
-    command += ["--nbval-cell-timeout=120", "-p", "no:cacheprovider", "--color=no"]
-    command += ["-p", "tools.execution"]  # for a kernel that finds a port taken
     return subprocess.Popen(
-        [*command, f"{name}.ipynb"],
+        nbval_command(f"{name}.ipynb", "--nbval"),
         cwd=NOTEBOOKS,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=nbval_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from labkit.broker import records
+from labkit.broker import keeper, processes, records
 from labkit.broker.records import Owner
 from labkit.errors import BrokerError
 
@@ -124,3 +125,22 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(below, monkey
     with pytest.raises(BrokerError, match="set LABKIT_HOME") as caught:
         records.new("node", shared=True)
     assert below in str(caught.value)
+
+
+def test_a_broker_whose_folder_somebody_deletes_is_ended_by_its_keeper(monkeypatch):
+    record = records.new("node", shared=False)
+    record.url = "amqp://u:p@127.0.0.1:1/"
+    record.save()
+    env = os.environ | {processes.MARK: record.id}
+    processes.launch(["sleep", "600"], env, record.folder, record.folder / "log")
+    load = records.load
+
+    def load_and_delete(folder):
+        found = load(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(records, "load", load_and_delete)
+    assert processes.marked(record.id)
+    keeper.keep(record.folder)
+    assert not processes.marked(record.id)
