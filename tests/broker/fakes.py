@@ -70,7 +70,7 @@ def kernel(code: str, **env: str) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def eventually(condition, within_wall_s: float = 20.0, what: str = ""):
+def eventually(condition, within_wall_s: float = 30.0, what: str = ""):
     """Waits until the condition holds; what it gave then."""
     deadline = time.monotonic() + within_wall_s
     while not (found := condition()):

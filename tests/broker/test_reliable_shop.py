@@ -34,6 +34,7 @@ from labkit.shop import (
 )
 from labkit.shop.orders import Order
 from labkit.shop.outbox import RELAY_POINTS
+from tests.broker.fakes import eventually
 
 SPEED = 20
 
@@ -68,13 +69,6 @@ def shop(opened):
 
 def order(shop, number=1, **changes):
     return requests.post(f"{shop.url}/orders", json=basket(number) | changes, timeout=60)
-
-
-def until(happens, within_wall_s=30.0):
-    deadline = time.monotonic() + within_wall_s
-    while not happens():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 def kinds(shop):
@@ -159,7 +153,7 @@ def test_a_consumer_that_crashes_loses_and_doubles_nothing(shop, name):
     for number, point in enumerate(POINTS, start=1):
         crashed = shop.consumers[name].crash_at(point)
         order(shop, number)
-        until(crashed.is_set)
+        eventually(crashed.is_set)
         shop.consumers[name].restart()
         shop.wait_until_done(number)
         assert violations(shop) == [], point
@@ -173,7 +167,7 @@ def test_a_crash_beside_the_transaction_loses_and_doubles_nothing(shop, where):
     for number, name in enumerate(names, start=1):
         crashed = crash_inside(shop, name, where)
         order(shop, number)
-        until(lambda crashed=crashed, name=name: crashed and not shop.consumers[name].running)
+        eventually(lambda crashed=crashed, name=name: crashed and not shop.consumers[name].running)
         shop.consumers[name].restart()
         shop.wait_until_done(number)
         assert violations(shop) == [], name
@@ -181,7 +175,7 @@ def test_a_crash_beside_the_transaction_loses_and_doubles_nothing(shop, where):
         assert shop.inbox.duplicates == 1  # the mail was sent twice, with the same Message-ID
         assert not copies(shop)
     else:
-        until(lambda: all(inbox.copies == 1 for inbox in shop.inboxes.values()))
+        eventually(lambda: all(inbox.copies == 1 for inbox in shop.inboxes.values()))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +193,14 @@ def test_a_relay_that_crashes_loses_and_doubles_nothing(shop, name, told):
     for number, point in enumerate(RELAY_POINTS, start=1):
         crashed = shop.relays[name].crash_at(point)
         order(shop, number)
-        until(crashed.is_set)
+        eventually(crashed.is_set)
         shop.relays[name].restart()
         shop.wait_until_done(number)
         assert violations(shop) == [], point
         if point == "between publish and mark":
             expected += hear
             # The order is done without them, and they may come after that.
-            until(lambda: copies(shop) == hear)
+            eventually(lambda: copies(shop) == hear)
         assert copies(shop) == expected, point
 
 
@@ -246,7 +240,7 @@ def test_a_broker_that_is_away_keeps_nobody_from_ordering(own_broker, opened):
     with opened(url=own_broker.url) as shop:
         time.sleep(5)  # a queue just declared may not survive a SIGKILL: see test_consumer.py
         with Customers(http_door(shop.url), constant(2, 30), shop.pace, shop.recorder) as customers:
-            until(lambda: shop.recorder.count("done", "payment") >= 5)
+            eventually(lambda: shop.recorder.count("done", "payment") >= 5)
             own_broker.kill()
             customers.wait()
         own_broker.start()
@@ -263,7 +257,7 @@ def test_without_the_inbox_a_crash_before_the_ack_doubles(opened):
         for number, name in enumerate(("payment", "inventory", "email", "shipping"), start=1):
             crashed = shop.consumers[name].crash_at("after work")
             order(shop, number)
-            until(crashed.is_set)
+            eventually(crashed.is_set)
             shop.consumers[name].restart()
             shop.wait_until_done(number)
         found = violations(shop)
@@ -290,7 +284,7 @@ def test_with_an_inbox_and_no_outbox_a_crash_before_the_announcement_loses(opene
     with opened(replace(EFFECTIVELY_ONCE, outbox=False)) as shop:
         crashed = crash_inside(shop, "payment", "after note")
         order(shop)
-        until(lambda: crashed and not shop.consumers["payment"].running)
+        eventually(lambda: crashed and not shop.consumers["payment"].running)
         shop.consumers["payment"].restart()
         shop.wait_until_quiet()
         assert audit(shop.folder).counts()["charged, not shipped"] == 1
@@ -313,10 +307,10 @@ def test_an_announcement_whose_confirm_is_lost_is_sent_twice_and_worked_on_once(
         shop.wait_until_done(1)  # all is connected, and nothing is said on the line
         wire.go_dead("from broker")
         order(shop, 2)
-        until(lambda: wire.lost_bytes > 0)
+        eventually(lambda: wire.lost_bytes > 0)
         wire.mend()
         shop.wait_until_done(2)
-        until(lambda: shop.inboxes["payment"].copies == 1)
+        eventually(lambda: shop.inboxes["payment"].copies == 1)
         assert violations(shop) == []
 
 
@@ -327,12 +321,12 @@ def swallowed(opened, vhost, guarantees):
         shop.wait_until_done(1)
         wire.go_dead("to broker")
         assert order(shop, 2).status_code == 202
-        until(lambda: wire.lost_bytes > 0)
+        eventually(lambda: wire.lost_bytes > 0)
         if guarantees.outbox and not guarantees.confirms:
             # A line that broke in the middle of the publish would have it sent again.
-            until(lambda: shop.outboxes["order_service"].unsent == 0)
+            eventually(lambda: shop.outboxes["order_service"].unsent == 0)
         wire.mend()
-        until(lambda: shop.recorder.count("reconnecting") > 0)
+        eventually(lambda: shop.recorder.count("reconnecting") > 0)
         shop.wait_until_quiet()
         return kinds(shop)
 
@@ -341,7 +335,7 @@ def test_with_auto_ack_a_crash_loses_what_was_in_hand(opened):
     with opened(AUTO_ACK) as shop:
         crashed = shop.consumers["payment"].crash_at("before work")
         order(shop)
-        until(crashed.is_set)
+        eventually(crashed.is_set)
         shop.consumers["payment"].restart()
         shop.wait_until_quiet()
         assert kinds(shop) == {"lost"}
@@ -353,7 +347,7 @@ def test_acknowledged_after_work_a_crash_doubles_and_loses_nothing(opened, guara
     with opened(guarantees) as shop:
         crashed = shop.consumers["payment"].crash_at("after work")
         order(shop)
-        until(crashed.is_set)
+        eventually(crashed.is_set)
         shop.consumers["payment"].restart()
         shop.wait_until_done(1)
         assert kinds(shop) == {"doubled"}
@@ -379,7 +373,7 @@ def test_a_department_that_refuses_for_a_while_works_later(opened):
     with opened(retry_delays_s=(1.0, 4.0, 16.0, 400.0)) as shop:  # the last: time to open it again
         shop.departments["payment"].refuses = True
         order(shop)
-        until(lambda: shop.recorder.count("failed", "payment") >= 2)
+        eventually(lambda: shop.recorder.count("failed", "payment") >= 2)
         shop.departments["payment"].refuses = False
         shop.wait_until_done(1)
         assert violations(shop) == []
@@ -390,7 +384,7 @@ def test_what_was_tried_too_often_is_a_dead_letter_and_can_be_put_back(opened):
     with opened(retry_delays_s=(1.0, 2.0)) as shop:
         shop.departments["shipping"].refuses = True
         order(shop)
-        until(lambda: letters(shop))
+        eventually(lambda: letters(shop))
         (letter,) = letters(shop)
         assert (letter.queue, letter.reason, letter.retries) == ("shipping_labels", "rejected", 2)
         assert "closed for now" in letter.because
@@ -492,7 +486,8 @@ def test_a_message_that_is_no_event_is_a_dead_letter_with_its_reason(shop):
     connection.close()
     order(shop)
     shop.wait_until_done(1)
-    until(lambda: len(letters(shop)) == len(BAD))  # the broker hands them over in the background
+    # The broker hands them over in the background.
+    eventually(lambda: len(letters(shop)) == len(BAD))
     found = {letter.order_id: letter for letter in letters(shop)}
     assert set(found) == set(BAD)
     noted = {e.order_id: e.detail for e in shop.recorder if e.kind == "failed"}
@@ -505,7 +500,7 @@ def test_a_message_that_is_no_event_is_a_dead_letter_with_its_reason(shop):
 
 def test_an_address_that_the_mail_server_refuses_ends_in_the_dead_letters(shop):
     order(shop, customer_email=",")
-    until(lambda: len(letters(shop)) == 2)  # the mail for the order, the mail for the payment
+    eventually(lambda: len(letters(shop)) == 2)  # the mail for the order, the mail for the payment
     assert {letter.queue for letter in letters(shop)} == {"email_notifications"}
     shop.wait_until_done(1)
     assert {v.what.split(" ", 1)[1] for v in violations(shop)} == {
@@ -530,7 +525,7 @@ def test_it_is_stopped_twice_and_leaves_no_connection_behind(opened, vhost, brok
     shop.wait_until_done(1)
     shop.stop()
     shop.stop()
-    until(lambda: not broker.admin.connections(vhost.name))
+    eventually(lambda: not broker.admin.connections(vhost.name))
 
 
 def test_a_label_that_is_older_than_its_charge_is_a_violation(shop):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pika.exceptions
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from labkit import amqp
 from labkit.errors import InputError
 from labkit.faults.wire import Wire
+from tests.broker.fakes import eventually
 
 
 @pytest.fixture
@@ -36,13 +36,6 @@ def taken(channel):
     return bodies
 
 
-def until(happens, timeout_wall_s=5.0):
-    deadline = time.monotonic() + timeout_wall_s
-    while not happens():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
-
-
 def test_a_sound_line_carries_what_is_published_and_confirmed(wire, queue):
     connection = amqp.connect(wire.url)
     amqp.publish(connection.channel(), "", "orders", "an order")
@@ -56,7 +49,7 @@ def test_a_publish_into_a_dead_line_raises_nothing_and_arrives_nowhere(wire, que
     channel = connection.channel()
     wire.go_dead("to broker")
     channel.basic_publish("", "orders", b"lost")
-    until(lambda: wire.lost_bytes > 0)
+    eventually(lambda: wire.lost_bytes > 0)
     wire.mend()
     with pytest.raises(pika.exceptions.AMQPConnectionError):
         connection.process_data_events(30)
@@ -70,7 +63,7 @@ def test_a_confirm_that_is_lost_leaves_the_message_with_the_broker(wire, queue):
     wire.go_dead("from broker")
 
     def mend_once_it_is_lost():
-        until(lambda: wire.lost_bytes > 0, 30)
+        eventually(lambda: wire.lost_bytes > 0, 30)
         wire.mend()
 
     mending = threading.Thread(target=mend_once_it_is_lost)
@@ -78,7 +71,7 @@ def test_a_confirm_that_is_lost_leaves_the_message_with_the_broker(wire, queue):
     with pytest.raises(pika.exceptions.AMQPConnectionError):
         channel.basic_publish("", "orders", b"there")
     mending.join()
-    until(lambda: queue.queue_declare("orders", passive=True).method.message_count == 1)
+    eventually(lambda: queue.queue_declare("orders", passive=True).method.message_count == 1)
     assert taken(queue) == ["there"]
 
 

@@ -1,7 +1,6 @@
 """The proof finds what goes wrong: with one gap left open, and one fault at the right point."""
 
 import gc
-import time
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from labkit.faults import Fault
 from labkit.faults.trial import Trial
 from labkit.shop.guarantees import EFFECTIVELY_ONCE
+from tests.broker.fakes import eventually
 
 ORDERS = 40
 
@@ -69,21 +69,14 @@ def test_without_confirms_a_line_that_goes_dead_loses_what_it_swallows(broker, t
     ) as trial:
         outbox = trial.shop.outboxes["order_service"]
         # A line that is dead before the relay has connected holds it up, and swallows nothing.
-        until(lambda: trial.accepted >= 5 and trial.accepted > outbox.unsent)
+        eventually(lambda: trial.accepted >= 5 and trial.accepted > outbox.unsent)
         trial.line.go_dead("to broker")
         accepted = trial.accepted
-        until(lambda: trial.accepted >= accepted + 3)
+        eventually(lambda: trial.accepted >= accepted + 3)
         if not confirms:  # what was written into the dead line is marked as sent
-            until(lambda: outbox.unsent == 0)
+            eventually(lambda: outbox.unsent == 0)
         trial.line.mend()
         outcome = trial.wait(timeout_wall_s=120)
     assert (outcome.lost > 0) == (not confirms)
     assert outcome.doubled == 0
     assert outcome.holds == confirms
-
-
-def until(happens, within_wall_s=30.0):
-    deadline = time.monotonic() + within_wall_s
-    while not happens():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
