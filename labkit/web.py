@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self
+from urllib.request import getproxies
 
 from labkit.background import (
     STOP_TIMEOUT_WALL_S,
@@ -98,6 +100,7 @@ class HttpService(Managed):
             return self
         from waitress.server import create_server
 
+        _go_around_proxies()
         try:
             # Bound here, since waitress leaves a socket open where it can't bind.
             listener = socket.create_server(("127.0.0.1", self.port))
@@ -221,3 +224,16 @@ def _end_loop(server: Any) -> None:
         wasyncore.close_all(server._map)
 
     server.trigger.pull_trigger(close_connections)
+
+
+def _go_around_proxies() -> None:
+    """A proxy that is set for the internet has no way to this machine's own loopback.
+
+    `requests`, which the notebooks call, leaves it out for the hosts in `no_proxy`.
+    """
+    if not getproxies():
+        return
+    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(",")
+    hosts = [host.strip() for host in direct if host.strip()]
+    if not {"*", "127.0.0.1"}.intersection(hosts):
+        os.environ["no_proxy"] = ",".join([*hosts, "127.0.0.1"])

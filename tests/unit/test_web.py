@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from urllib.request import getproxies
 
 import pytest
 import requests
@@ -180,3 +181,14 @@ def test_a_crash_ends_the_wait_of_a_request_and_the_work_of_one_that_queued():
     assert len(refused) == 2
     assert not begun.acquire(blocking=False)
     assert not went_on
+
+
+@pytest.mark.parametrize("direct", ["", "intranet.example,10.0.0.0/8", "*"])
+def test_it_is_reached_where_a_proxy_is_set_for_the_internet(monkeypatch, direct):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("NO_PROXY", direct)
+    monkeypatch.setenv("no_proxy", "whatever is set is put back at the end")
+    monkeypatch.delenv("no_proxy")
+    with HttpService(hello_app(), "hello") as service:
+        assert requests.get(service.url, timeout=10).status_code == 200
+        assert {*direct.split(",")} <= {*getproxies()["no"].split(","), ""}
