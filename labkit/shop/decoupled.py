@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -224,26 +225,35 @@ class DecoupledShop(Premises):
     def _wait(self, unfinished: Callable[[], str | None], timeout_wall_s: float) -> None:
         """Returns when nothing is unfinished, nothing waits and nothing is in hand."""
         deadline = time.monotonic() + timeout_wall_s
-        at_rest = 0
-        connection = amqp.connect(self.amqp_url, "wait-until-done")
-        try:
-            channel = connection.channel()
+        at_rest, channel = 0, None
+        with contextlib.ExitStack() as at_the_end:
             while at_rest < SAMPLES_AT_REST:
-                for consumer in self.consumers.values():
-                    consumer.raise_if_failed()
-                left = unfinished()
-                waiting = self._waiting(channel)
-                busy = sum(consumer.in_hand for consumer in self.consumers.values())
+                self._raise_if_failed()
+                left, waiting = unfinished(), 0
+                late = time.monotonic() > deadline
+                if late or not (left or self._in_hand()):  # it is dear to ask for every queue
+                    if channel is None:
+                        connection = amqp.connect(self.amqp_url, "wait", heartbeat_wall_s=0)
+                        at_the_end.enter_context(contextlib.closing(connection))
+                        channel = connection.channel()
+                    waiting = self._waiting(channel)
+                busy = self._in_hand()  # after the queues, where it was before
                 at_rest = 0 if left or waiting or busy else at_rest + 1
-                if time.monotonic() > deadline:
+                if late:
                     raise ServiceError(
                         f"Not every order is done after {timeout_wall_s:g} s.",
                         f"{left or 'all orders'} ended; {waiting} messages wait, {busy} in hand",
                         "is a department stopped? shop.consumers[name].start() brings it back",
                     )
                 time.sleep(0.02)
-        finally:
-            connection.close()
+
+    def _raise_if_failed(self) -> None:
+        for consumer in self.consumers.values():
+            consumer.raise_if_failed()
+
+    def _in_hand(self) -> int:
+        """How many messages the departments work on."""
+        return sum(consumer.in_hand for consumer in self.consumers.values())
 
     def _waiting(self, channel: BlockingChannel) -> int:
         """How many messages wait in the departments' queues; one at least where nobody consumes.

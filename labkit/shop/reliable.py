@@ -167,10 +167,13 @@ class ReliableShop(DecoupledShop):
         """
         self._wait(lambda: None, timeout_wall_s)
 
-    def _waiting(self, channel: BlockingChannel) -> int:
-        """How many messages wait: in outboxes, in queues, and for another try."""
+    def _raise_if_failed(self) -> None:
+        super()._raise_if_failed()
         for relay in self.relays.values():
             relay.raise_if_failed()
+
+    def _waiting(self, channel: BlockingChannel) -> int:
+        """How many messages wait: in outboxes, in queues, and for another try."""
         unsent = sum(outbox.unsent for outbox in self.outboxes.values())
         waiting = unsent + super()._waiting(channel)
         if waiting or not self.guarantees.retries:

@@ -12,6 +12,7 @@ from labkit.broker import container, engine, vhost
 from tests.conftest import leaked_containers, leaked_vhosts
 
 ROOT = Path(__file__).parents[2]
+PLUGINS = ("-p", "tools.execution", "-p", "no:hypothesispytest", "-p", "tests.conftest")
 #: A test that passes and leaves a thread. The session need not wait for what never goes away.
 THREAD = """
 import threading
@@ -47,7 +48,7 @@ def session(folder: Path, code: str, *arguments: str, **env: str) -> str:
     module.write_text(code)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", *arguments, str(module)],
+        [sys.executable, "-m", "pytest", *PLUGINS, *arguments, str(module)],
         cwd=ROOT,
         env=inherited | env,
         capture_output=True,

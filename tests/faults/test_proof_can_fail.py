@@ -1,6 +1,7 @@
 """The proof finds what goes wrong: with one gap left open, and one fault at the right point."""
 
 import gc
+import re
 from dataclasses import replace
 
 import pytest
@@ -45,8 +46,10 @@ def test_without_the_inbox_a_crash_after_the_work_charges_twice(
     assert (outcome.doubled > 0) == (not inbox)
     assert outcome.holds == inbox
     if not inbox:
-        twice = [found for found in outcome.violations if "2 charges" in found.what]
-        assert any("redelivered" in line for found in twice for line in found.history)
+        # Twice, or more often: the relay, too, may have sent a copy meanwhile.
+        charged = [found for found in outcome.violations if re.match(r"[2-9] charges", found.what)]
+        told = "\n".join(map(str, outcome.violations))
+        assert any("redelivered" in line for found in charged for line in found.history), told
 
 
 @pytest.mark.parametrize("outbox", [True, False], ids=["outbox on", "outbox off"])
