@@ -223,12 +223,13 @@ served_per_s = 30 / (four_times["answered_s"].max() - four_events["time_s"].min(
 door = four["door_s"]
 grows = door.tail(5).min() > door.head(4).max()
 longer_s = {part: four[part].tail(5).median() - four[part].head(4).median() for part in four}
+queued = longer_s["door_s"] > longer_s["work_s"]
 
 print(f"Capacity: {capacity_per_s:.2f} orders a second. Arrivals: 1 a second.")
 print("Served no faster than the capacity, 10 % allowed:", served_per_s < 1.1 * capacity_per_s)
 print("Everyone got an answer:", four["response_s"].notna().all())
 print("The last five waited longer at the door than the first four:", grows)
-print("More of that came at the door than in the work:", longer_s["door_s"] > longer_s["work_s"])
+print("The wait at the door has grown by more than the work:", queued)
 
 # %% [markdown]
 # Each second, one customer comes and 0.78 are served. The rest, 0.22 customers a second, stays in the line. After 30 s that is more than six people, and each of them waits for all who stand before. Had the stream gone on, the line would have grown without end.
