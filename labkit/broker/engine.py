@@ -109,4 +109,4 @@ def _missing(exc: BaseException) -> BrokerError:
 def find(engine: docker.DockerClient, **labels: str) -> list[Any]:
     """The containers, running or not, that carry all of these labels."""
     wanted = [f"{key}={value}" for key, value in labels.items()]
-    return list(engine.containers.list(all=True, filters={"label": wanted}))
+    return list(engine.containers.list(all=True, filters={"label": wanted}, ignore_removed=True))
