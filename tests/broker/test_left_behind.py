@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from docker.errors import NotFound
+from docker.models.containers import ContainerCollection
 
 from labkit.broker import container, engine, vhost
 from tests.conftest import leaked_containers, leaked_vhosts
@@ -101,5 +103,20 @@ def test_a_container_of_a_folder_beside_the_sessions_own_is_found(broker):
         planted = docker.containers.create(container.chosen_image(), labels=labels)
         try:
             assert f"container {planted.name}" in leaked_containers(Path(home))
+        finally:
+            planted.remove(v=True, force=True)
+
+
+def test_a_container_that_goes_away_between_two_questions_is_left_out(docker, monkeypatch):
+    def gone(self, container_id):
+        raise NotFound(f"No such container: {container_id}")
+
+    with engine.client() as client:
+        labels = {"labkit.test": "planted"}
+        planted = client.containers.create(container.chosen_image(), labels=labels)
+        try:
+            assert engine.find(client, **labels) == [planted]
+            monkeypatch.setattr(ContainerCollection, "get", gone)
+            assert engine.find(client, **labels) == []
         finally:
             planted.remove(v=True, force=True)
