@@ -25,7 +25,6 @@ from labkit.broker import engine, records, sharing
 from labkit.broker.discovery import find_running
 from labkit.broker.vhost import MAX_CONNECTIONS, MAX_QUEUES
 from labkit.errors import BrokerError, LabError
-from tools import execution
 
 #: Keepers look twice a second; a broker of a dead owner takes a moment to end.
 GONE_WITHIN_WALL_S = 20.0
@@ -48,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[THREADS] = set(threading.enumerate())
     config.stash[LEAKS] = []
     config.stash[HAD_PAGE] = False
-    execution.pytest_configure(config)
+    config.pluginmanager.import_plugin("tools.execution")  # for whoever runs pytest without make
     if is_worker(config):
         return
     # pytest's own tmp_path stays where it is looked for after a failure.

@@ -49,8 +49,7 @@ def pytest_configure(config: Any) -> None:
     if config.pluginmanager.hasplugin("nbval"):
         import nbval.kernel
 
-        if not hasattr(nbval.kernel.start_new_kernel, "__wrapped__"):
-            nbval.kernel.start_new_kernel = once_more(nbval.kernel.start_new_kernel)
+        nbval.kernel.start_new_kernel = once_more(nbval.kernel.start_new_kernel)
 
 
 def nbval_command(notebook: str, *arguments: str) -> list[str]:
