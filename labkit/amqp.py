@@ -197,6 +197,14 @@ class Publisher:
     def __init__(self, url: str, name: str = "publisher") -> None:
         self.channels = ThreadChannels(url, name, confirms=True)
 
+    def open(self) -> None:
+        """Opens the calling thread's connection, so that its first message need not wait for it.
+
+        Raises:
+            BrokerError: no broker answers.
+        """
+        self.channels.mine()
+
     def publish(
         self,
         exchange: str,

@@ -42,19 +42,28 @@ class HttpService(Managed):
         name: what events and errors call the service.
         workers: how many requests are worked on at the same time.
         recorder: where starts, stops and crashes are noted; none if left out.
+        prepare: what each worker does once, in its own thread, before the first request: it
+            opens what it will need, such as a connection. What it raises,
+            `raise_if_failed()` reports.
 
     A context manager: `start()` returns when it listens. After `stop()` or `crash()`, `start()`
     listens on the same port again, and whoever knows its `url` finds it.
     """
 
     def __init__(
-        self, app: WSGIApp, name: str, workers: int = 4, recorder: Recorder | None = None
+        self,
+        app: WSGIApp,
+        name: str,
+        workers: int = 4,
+        recorder: Recorder | None = None,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
         self.name = name
         self.workers = workers
         self.port = 0
         self._app = app
         self._recorder = recorder
+        self._prepare = prepare
         self._server: Any = None
         self._loop: Background | None = None
         self._crashed = threading.Event()
@@ -119,12 +128,29 @@ class HttpService(Managed):
         )
         self.port = int(listener.getsockname()[1])
         self._failure = None
+        if self._prepare is not None:
+            self._prepare_workers(self._prepare)
         server = self._server
         self._loop = Background(
             f"{self.name}-http", lambda _: server.run(), wake=self._stop_listening
         ).start()
         self._note("up")
         return self
+
+    def _prepare_workers(self, prepare: Callable[[], object]) -> None:
+        """Returns when each worker has prepared itself, or has failed to."""
+
+        def prepare_one() -> None:
+            try:
+                prepare()
+            except Exception as exc:
+                self._failure = exc
+            all_ready.wait()  # holds the worker, so that each gets one of the tasks
+
+        all_ready = threading.Barrier(self.workers + 1)
+        for _ in range(self.workers):
+            self._server.task_dispatcher.add_task(_Task(prepare_one))
+        all_ready.wait()
 
     def _note(self, kind: str) -> None:
         if self._recorder is not None:
@@ -196,10 +222,20 @@ class HttpService(Managed):
         """
         if self._failure is not None:
             raise ServiceError(
-                f"{self.name} failed while it answered a request.",
+                f"{self.name} failed in one of its workers.",
                 f"{type(self._failure).__name__}: {self._failure}",
                 "the cause is chained to this error (`error.__cause__`)",
             ) from self._failure
+
+
+class _Task:
+    """What waitress' workers take besides requests."""
+
+    def __init__(self, service: Callable[[], None]) -> None:
+        self.service = service
+
+    def cancel(self) -> None:
+        """Called in the place of `service` where the workers end before."""
 
 
 def _close_listener(server: Any) -> None:

@@ -77,6 +77,14 @@ class Announcer:
             Publisher(url, "announcer") if confirms else FireAndForget(url, "announcer")
         )
 
+    def open(self) -> None:
+        """Opens the calling thread's connection, so that its first event need not wait for it.
+
+        Raises:
+            BrokerError: no broker answers.
+        """
+        self._way.channels.mine()
+
     def announce(self, service: str, event: OrderEvent) -> None:
         """Tells whoever is interested what has happened.
 

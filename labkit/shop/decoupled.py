@@ -119,7 +119,9 @@ class DecoupledShop(Premises):
         """Puts the door and the consumers together; starts nothing."""
         self.amqp_url = url
         self.service = service
-        self.door = HttpService(service.app(), "order_service", web_workers, self.recorder)
+        self.door = HttpService(
+            service.app(), "order_service", web_workers, self.recorder, service.prepare
+        )
         self.consumers = {
             name: self._consumer(name, self._handler(name))
             for name in ("order_service", *departments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -61,6 +62,12 @@ class OrderService:
             self._mark()
         finally:
             self._publisher.close()
+
+    def prepare(self) -> None:
+        """Opens what the calling thread needs for its first order, so that no customer waits."""
+        self.orders.count()  # the thread's connection to the database
+        with contextlib.suppress(BrokerError):  # it is opened once the broker is back
+            self._publisher.open()
 
     def create_order(self, wanted: Request) -> Order:
         """Accepts an order: it is on disk and the broker has taken charge of it on return.

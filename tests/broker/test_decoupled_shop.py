@@ -48,6 +48,15 @@ def test_the_customer_has_an_answer_before_the_payment_could_be_made(shop):
     assert shop.recorder.count("done", "payment") == 0 or shop.pace.now() - start > 3
 
 
+def test_no_customer_waits_for_a_connection_of_the_order_services_to_open(shop):
+    connections = shop.service._publisher.channels.connections
+    opened = list(connections)
+    assert len(opened) == shop.door.workers
+    for number in range(1, 7):
+        assert order(shop, number).status_code == 202
+    assert connections == opened
+
+
 def test_an_order_goes_from_pending_to_paid_to_completed(shop):
     order(shop)
     shop.wait_until_done(1)
@@ -204,6 +213,8 @@ def test_without_a_broker_the_order_is_saved_and_the_customer_told_so(own_broker
     pace = Pace(20)
     with DecoupledShop(tmp_path, pace, Recorder(pace), own_broker.url) as shop:
         own_broker.stop()
+        shop.door.crash()
+        shop.door.restart()  # its workers can't prepare themselves, and serve all the same
         answer = order(shop)
         assert answer.status_code == 503
         assert "saved" in answer.json()["error"]

@@ -56,6 +56,26 @@ def test_after_stop_it_refuses_and_after_start_it_is_back_at_the_same_address():
         assert requests.get(url, timeout=10).text == "hello"
 
 
+def test_each_worker_prepares_itself_before_the_first_request_and_after_a_restart():
+    prepared = []
+    service = HttpService(
+        hello_app(), "hello", workers=3, prepare=lambda: prepared.append(threading.get_ident())
+    )
+    with service.start():
+        assert len(set(prepared)) == len(prepared) == 3
+        assert requests.get(service.url, timeout=10).text == "hello"
+        service.crash()
+        service.restart()
+        assert len(prepared) == 6
+
+
+def test_a_worker_that_fails_to_prepare_itself_is_reported_and_serves():
+    service = HttpService(hello_app(), "hello", prepare=lambda: 1 / 0).start()
+    assert requests.get(service.url, timeout=10).text == "hello"
+    with pytest.raises(ServiceError, match="ZeroDivisionError"):
+        service.stop()
+
+
 def test_no_more_requests_are_worked_on_than_there_are_workers():
     block, busy = threading.Event(), threading.Semaphore(0)
     with HttpService(hello_app(block, busy), "hello", workers=2) as service:
