@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nbformat.v4 import new_code_cell
-
 #: So many experiments of a notebook are run once more at its end, the first ones: those furthest
 #: back, whose traces the rest of the notebook has had most time to disturb.
 FROM_THE_START = 2
@@ -113,6 +111,8 @@ def again(solved: Any, committed: Any, asked: Asked, between: bool) -> Iterator[
         asked: the prediction.
         between: whether to run all from the prediction to its reveal, or these two alone.
     """
+    from nbformat.v4 import new_code_cell  # late: a learner's kernel imports `verify` alone
+
     before = printed(committed.cells[asked.revealed])
     measured = MEASURED.search(before)
     assert measured, f"cell {asked.revealed} reveals nothing"
