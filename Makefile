@@ -8,7 +8,7 @@ BIN := .venv/bin
 endif
 
 # What `make test` passes to pytest. ARGS come last, so that they can name files or override.
-PYTEST_ARGS := -p tools.execution -n 3 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout=120
+PYTEST_ARGS := -p tools.execution -n 4 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout=120
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test notebooks bench storm lint setup clean

@@ -59,8 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None  # read TMPDIR again
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-xdist hands tests out in this order: notebooks first, short tests last.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what says nothing about the chosen broker, and puts the rest in order.
+
+    A broker that a test may stop is a container where Compose's is the shared one, so such a test
+    is the same as in a run with containers.
+
+    pytest-xdist hands tests out in this order: notebooks first, short tests last.
 
     A notebook measures, and most of its time it waits for a clock. So notebooks run beside each
     other, and not beside tests that keep the processors busy. In between all are well mixed, since
@@ -71,7 +76,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.parent.name
         return folder != "notebooks", folder in SHORT, zlib.crc32(_scope_of(item.nodeid).encode())
 
+    if os.environ.get("LABKIT_BROKER") == "compose":
+        elsewhere = [item for item in items if "stoppable_broker" in _fixtures(item)]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
     items.sort(key=place)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])  # a notebook's cell has none
 
 
 def pytest_collection_finish() -> None:
