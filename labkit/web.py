@@ -145,7 +145,8 @@ class HttpService(Managed):
                 prepare()
             except Exception as exc:
                 self._failure = exc
-            all_ready.wait()  # holds the worker, so that each gets one of the tasks
+            finally:
+                all_ready.wait()  # holds the worker, so that each gets one of the tasks
 
         all_ready = threading.Barrier(self.workers + 1)
         for _ in range(self.workers):

@@ -76,6 +76,14 @@ class Database:
         for each in ended:
             each.close()
 
+    def open(self) -> None:
+        """Opens the calling thread's connection, so that its first statement need not wait for it.
+
+        Raises:
+            sqlite3.OperationalError: the file can't be opened any more.
+        """
+        self._connection()
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction: committed at the end of the block, rolled back where it raises.

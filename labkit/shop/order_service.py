@@ -65,9 +65,13 @@ class OrderService:
 
     def prepare(self) -> None:
         """Opens what the calling thread needs for its first order, so that no customer waits."""
-        self.orders.count()  # the thread's connection to the database
-        with contextlib.suppress(BrokerError):  # it is opened once the broker is back
-            self._publisher.open()
+        self.orders.database.open()
+        with contextlib.suppress(BrokerError, pika.exceptions.AMQPError):
+            self._connect()  # where the broker is away, the first order after it is back does
+
+    def _connect(self) -> None:
+        """Opens the calling thread's connection to the broker."""
+        self._publisher.open()
 
     def create_order(self, wanted: Request) -> Order:
         """Accepts an order: it is on disk and the broker has taken charge of it on return.

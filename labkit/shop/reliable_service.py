@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -67,12 +66,10 @@ class ReliableOrderService(OrderService):
     def stop(self) -> None:
         """Nothing of its own to stop."""
 
-    def prepare(self) -> None:
-        """Opens what the calling thread needs for its first order, so that no customer waits."""
-        self.orders.count()  # the thread's connection to the database
+    def _connect(self) -> None:
+        """Opens the calling thread's connection; with an outbox it is the relay that needs one."""
         if self.outbox is None:
-            with contextlib.suppress(BrokerError):  # it is opened once the broker is back
-                self.announcer.open()
+            self.announcer.open()
 
     def create_order(self, wanted: Request) -> Order:
         """Accepts an order.

@@ -57,6 +57,22 @@ def test_no_customer_waits_for_a_connection_of_the_order_services_to_open(shop):
     assert connections == opened
 
 
+def test_a_broker_that_goes_away_while_a_worker_prepares_itself_fails_no_door(shop, monkeypatch):
+    connect = amqp.connect
+
+    def connect_and_break(url, name):
+        connection = connect(url, name)
+        amqp.drop_socket(connection)
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(amqp, "connect", connect_and_break)
+        shop.door.crash()
+        shop.door.restart()
+    assert order(shop).status_code == 202
+    shop.door.raise_if_failed()
+
+
 def test_an_order_goes_from_pending_to_paid_to_completed(shop):
     order(shop)
     shop.wait_until_done(1)

@@ -9,6 +9,7 @@ import pytest
 import requests
 from flask import Flask
 
+from labkit.background import Crashed
 from labkit.clock import Pace
 from labkit.errors import ServiceError
 from labkit.events import Recorder
@@ -74,6 +75,14 @@ def test_a_worker_that_fails_to_prepare_itself_is_reported_and_serves():
     assert requests.get(service.url, timeout=10).text == "hello"
     with pytest.raises(ServiceError, match="ZeroDivisionError"):
         service.stop()
+
+
+def test_a_crash_while_the_workers_prepare_themselves_keeps_nobody_waiting():
+    def crash():
+        raise Crashed
+
+    with HttpService(hello_app(), "hello", prepare=crash) as service:
+        assert requests.get(service.url, timeout=10).text == "hello"
 
 
 def test_no_more_requests_are_worked_on_than_there_are_workers():
