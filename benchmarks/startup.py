@@ -131,7 +131,7 @@ def _stop_epmd(port: int) -> None:
 def notebooks(first: str, last: str, target: float) -> Figure:
     """The notebooks with these numbers under nbval, two at a time, with the broker running.
 
-    Two cores run two of them, as `make test` does: a notebook waits for a clock half of its time.
+    Two cores have time for two: half of a notebook's time it waits for a clock.
 
     Args:
         first: the number of the first, such as `00`.
