@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from labkit.exercises import ordering
+from labkit.exercises import _partitioning, ordering
 
 PAIRS = "return sum({} for n, a in enumerate(done) for b in done[n + 1:])"
 
@@ -61,6 +61,15 @@ def test_routing_key_tells_right_from_wrong(prove, vhost):
         names={"random": random},
         url=vhost.url,
     )
+
+
+def test_a_salted_hash_is_told_whatever_the_salts():
+    def keys(salt):
+        key = _partitioning._in_process(lambda customer: str(hash(customer) % 4), salt)
+        return [key(customer) for customer in _partitioning.CUSTOMERS]
+
+    # This process, too, salts its hashes by chance: two salts could agree in one of fifty.
+    assert not any(keys(f"one {n}") == keys(f"another {n}") for n in range(1000))
 
 
 def test_routing_key_takes_whatever_stands_for_a_customer(vhost):
