@@ -112,9 +112,13 @@ class Admin:
         return found
 
     def vhosts(self) -> list[dict[str, Any]]:
-        """Every virtual host: `name`, `description` and more."""
+        """Every virtual host: `name`, `description` and more.
+
+        RabbitMQ reads the names first and then each one's entry, so one that is removed in
+        between is listed without a name (seen on 3.10 and 4.3). It is left out here.
+        """
         found: list[dict[str, Any]] = self.call("GET", "vhosts")
-        return found
+        return [vhost for vhost in found if "name" in vhost]
 
     def create_vhost(
         self, name: str, description: str, max_connections: int, max_queues: int

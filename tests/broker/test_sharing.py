@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -112,6 +113,24 @@ input()
         labkit.broker.connect()
         eventually(lambda: name not in [v["name"] for v in broker.admin.vhosts()])
         assert mine.name in [v["name"] for v in broker.admin.vhosts()]
+
+
+def test_virtual_hosts_that_go_meanwhile_are_no_trouble_to_one_who_looks(broker):
+    """The broker lists some of them without a name, about one in some dozens."""
+    with broker.virtual_host("mine") as mine:
+        if not mine.created:
+            pytest.skip("this broker's user may not make virtual hosts")
+
+        def come_and_go(number):
+            for _ in range(40):
+                broker.admin.call("PUT", f"vhosts/{mine.name}.{number}", {"tags": "labkit"})
+                broker.admin.delete_vhost(f"{mine.name}.{number}")
+
+        with ThreadPoolExecutor() as pool:
+            others = [pool.submit(come_and_go, number) for number in range(2)]
+            while not all(other.done() for other in others):
+                assert mine.name in [vhost["name"] for vhost in broker.admin.vhosts()]
+            assert [other.result() for other in others] == [None, None]
 
 
 def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(home):
