@@ -7,6 +7,9 @@ else
 BIN := .venv/bin
 endif
 
+# A run has a hundred processes; where this is set, each compiles labkit and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What `make test` passes to pytest. ARGS come last, so that they can name files or override.
 PYTEST_ARGS := -p tools.execution -n 4 --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout=120
 

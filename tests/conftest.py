@@ -28,8 +28,8 @@ from labkit.errors import BrokerError, LabError
 
 #: Keepers look twice a second; a broker of a dead owner takes a moment to end.
 GONE_WITHIN_WALL_S = 20.0
-#: Folders of short tests, which fill the gaps at the end.
-SHORT = ("unit", "exercises")
+#: The folder of short tests, which fill the gaps at the end.
+SHORT = "unit"
 #: Modules whose tests all look at what one fixture has brought about, at a price.
 TOGETHER = ("test_malformed.py", "test_jupyterlab.py", "test_demo.py")
 ROOT = pytest.StashKey[Path]()
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def place(item: pytest.Item) -> tuple[bool, bool, int]:
         folder = item.path.parent.name
-        return folder != "notebooks", folder in SHORT, zlib.crc32(_scope_of(item.nodeid).encode())
+        return folder != "notebooks", folder == SHORT, zlib.crc32(_scope_of(item.nodeid).encode())
 
     if os.environ.get("LABKIT_BROKER") == "compose":
         # (A notebook's cell has no fixtures.)
