@@ -29,8 +29,8 @@ from labkit.web import HttpService
 PAUSE_S = 1.0
 
 #: A message on its way from the broker to a consumer is neither ready nor in hand. So all is done
-#: when so many looks in a row, 0.02 s apart or more, find nothing; fewer would not do on a busy machine,
-#: where a consumer's thread may have to wait for its turn.
+#: when so many looks in a row, at least 0.02 s apart, find nothing; fewer would not do on a busy
+#: machine, where a consumer's thread may have to wait for its turn.
 SAMPLES_AT_REST = 15
 
 #: What a department's result tells the others, if anything.
