@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -19,6 +20,10 @@ class RefusedError(BrokerError):
 
 class AbsentError(BrokerError):
     """What was asked for is not there (404)."""
+
+
+class BrokenDownError(BrokerError):
+    """The management page could not answer, through no fault of the question (500)."""
 
 
 class Admin:
@@ -57,6 +62,7 @@ class Admin:
         Raises:
             RefusedError: 401 or 403.
             AbsentError: 404.
+            BrokenDownError: 500.
             BrokerError: nobody answers, or any other status from 400 on.
         """
         import requests
@@ -92,7 +98,7 @@ class Admin:
                 "The broker does not know it.", f"{method} {path}: 404", "check the name"
             )
         if answer.status_code >= 400:
-            raise BrokerError(
+            raise (BrokenDownError if answer.status_code == 500 else BrokerError)(
                 "The broker's management page reports an error.",
                 f"{method} {path}: {answer.status_code} {answer.text[:300]}",
                 to_do,
@@ -114,9 +120,18 @@ class Admin:
     def vhosts(self) -> list[dict[str, Any]]:
         """Every virtual host: `name`, `description` and more.
 
-        RabbitMQ reads the names first and then each one's entry, so one that is removed in
-        between is listed without a name (seen on 3.10 and 4.3). It is left out here.
+        RabbitMQ reads the names first and then each one's entry. One that is removed in between
+        is listed without a name (3.10 and 4.3), or spoils the answer (4.0): it is left out here.
+
+        Raises:
+            BrokerError: as `call`; BrokenDownError where the answer is spoilt three times.
         """
+        for _ in range(2):
+            with contextlib.suppress(BrokenDownError):
+                return self._named_vhosts()
+        return self._named_vhosts()
+
+    def _named_vhosts(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.call("GET", "vhosts")
         return [vhost for vhost in found if "name" in vhost]
 
