@@ -1,7 +1,9 @@
 """Trying again later, with a delay that grows, and giving up in the end.
 
-A message that can't be dealt with now goes into a waiting queue (`labkit.waiting`), one for each
-delay, and comes back from there.
+A message that can't be dealt with now goes into a waiting queue (`labkit.waiting`), and comes back
+from there. All queues of a virtual host share the waiting queues, one for each delay: whoever
+publishes to one names as the routing key where the message is to go afterwards, the exchange in
+front of it lets every key through, and what expires keeps its key.
 
 How often a message was tried again is counted in the header `x-retries`. RabbitMQ's own header
 `x-death` counts, too, but not alike in all versions: 3.10 counts on in a copy that a client
@@ -131,13 +133,13 @@ class Retries:
                 )
 
     def waiting_queue(self, delay_s: float) -> str:
-        """The name of the queue for one delay.
+        """The name of the queue for one delay, and of the exchange in front of it.
 
         It holds the delay in real milliseconds. So other delays mean other queues, and not
         another declaration of the same queue, which the broker would refuse with 406. What waits
         in a queue of before goes back when its time is up.
         """
-        return f"{self.queue}.retry.{ttl_ms(delay_s, self.pace)}ms"
+        return f"retry.{ttl_ms(delay_s, self.pace)}ms"
 
     @property
     def waiting_queues(self) -> list[str]:
@@ -145,10 +147,12 @@ class Retries:
         return list(dict.fromkeys(self.waiting_queue(delay_s) for delay_s in self.delays_s))
 
     def declare(self, channel: BlockingChannel) -> None:
-        """Declares the waiting queues, which may be there already."""
+        """Declares the waiting queues and their exchanges, which may be there already."""
         for delay_s in self.delays_s:
             name = self.waiting_queue(delay_s)
-            declare_waiting(channel, name, self.queue, ttl_ms(delay_s, self.pace))
+            declare_waiting(channel, name, ttl_ms(delay_s, self.pace))
+            channel.exchange_declare(name, "fanout", durable=True)
+            channel.queue_bind(name, name)
 
     def retry_later(
         self,
@@ -178,7 +182,8 @@ class Retries:
             The delay in shop seconds, or None where the message was rejected.
 
         Raises:
-            ServiceError: the waiting queue is not there; the delivery is not answered then.
+            ServiceError: the waiting queue or its exchange is not there; the delivery is not
+                answered then.
             pika.exceptions.AMQPError: the connection is lost; the delivery is not answered then.
         """
         done = retries_of(properties)
@@ -189,12 +194,12 @@ class Retries:
         headers = {RETRIES_HEADER: done + 1, BECAUSE_HEADER: _in_short(because)}
         waiting = self.waiting_queue(delay_s)
         try:
-            amqp.publish(channel, "", waiting, body, **copied(properties, headers))
-        except pika.exceptions.UnroutableError as exc:
+            amqp.publish(channel, waiting, self.queue, body, **copied(properties, headers))
+        except (pika.exceptions.UnroutableError, pika.exceptions.ChannelClosedByBroker) as exc:
             raise ServiceError(
                 "A message can't be kept for a later try.",
-                f"the queue {waiting!r} is not there",
-                "declare it before the consumer starts: declare_retries(channel, ...)",
+                f"the queue {waiting!r}, or the exchange of that name, is not there",
+                "declare both before the consumer starts: declare_retries(channel, ...)",
             ) from exc
         channel.basic_ack(method.delivery_tag)
         return delay_s

@@ -38,20 +38,24 @@ def ttl_ms(delay_s: float, pace: Pace) -> int:
     return max(1, round(1000 * pace.to_wall(delay_s)))
 
 
-def declare_waiting(channel: BlockingChannel, name: str, queue: str, wait_ms: int) -> None:
+def declare_waiting(
+    channel: BlockingChannel, name: str, wait_ms: int, queue: str | None = None
+) -> None:
     """Declares a waiting queue, which may be there already.
 
     Args:
         channel: any open channel.
         name: of the waiting queue.
-        queue: where its messages go when their time is up.
-        wait_ms: how long that takes, in real milliseconds.
+        wait_ms: how long messages wait in it, in real milliseconds.
+        queue: where they go when their time is up; each to the queue that its routing key names,
+            if left out.
 
     Raises:
         pika.exceptions.ChannelClosedByBroker: one of this name is there with other arguments.
     """
-    back = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue}
-    arguments = AT_LEAST_ONCE | back | {"x-message-ttl": wait_ms}
+    arguments = AT_LEAST_ONCE | {"x-dead-letter-exchange": "", "x-message-ttl": wait_ms}
+    if queue is not None:
+        arguments["x-dead-letter-routing-key"] = queue
     channel.queue_declare(name, durable=True, arguments=arguments)
 
 
@@ -89,5 +93,5 @@ def deliver_later(
         )
     wait_ms = ttl_ms(delay_s, pace)
     name = f"{queue}.later.{wait_ms}ms"
-    declare_waiting(channel, name, queue, wait_ms)
+    declare_waiting(channel, name, wait_ms, queue)
     amqp.publish(channel, "", name, body, **properties)

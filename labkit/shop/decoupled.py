@@ -175,7 +175,7 @@ class DecoupledShop(Premises):
             self.open()
             connection = amqp.connect(self.amqp_url, "topology")
             channel = connection.channel()
-            topology.declare_exchanges(channel)
+            self._declare_shared(channel)
             for name in self.consumers:
                 self._declare(channel, name)
             connection.close()
@@ -187,6 +187,10 @@ class DecoupledShop(Premises):
             self.stop()
             raise
         return self
+
+    def _declare_shared(self, channel: BlockingChannel) -> None:
+        """Declares what all consumers need."""
+        topology.declare_exchanges(channel)
 
     def _declare(self, channel: BlockingChannel, name: str) -> None:
         """Declares what one consumer needs."""

@@ -413,7 +413,7 @@ late_s = [
 print("Earlier than planned:", sum(late < -0.002 for late in late_s), "of", len(late_s))
 
 # %% [markdown]
-# What you have just read is `labkit.retries.Retries` in short. The real one, in [labkit/retries.py](../labkit/retries.py), keeps the message's other properties and notes why it was tried again. And it declares the waiting queues so that they lose nothing when the broker is *killed*. A classic queue lets an expired message go before it has arrived at the other end. We measured it on 3.10: of some hundreds of messages that were about to come back when the broker was killed, 43 to 72 were lost, in each of three kills. A quorum queue that dead-letters **at least once** lost none.
+# What you have just read is `labkit.retries.Retries` in short. The real one, in [labkit/retries.py](../labkit/retries.py), keeps the message's other properties and notes why it was tried again. Its waiting queues serve the whole shop: a message carries the name of the queue it goes back to as its routing key, which it keeps when it expires. And it declares the waiting queues so that they lose nothing when the broker is *killed*. A classic queue lets an expired message go before it has arrived at the other end. We measured it on 3.10: of some hundreds of messages that were about to come back when the broker was killed, 43 to 72 were lost, in each of three kills. A quorum queue that dead-letters **at least once** lost none.
 
 # %% [markdown]
 # ## "Remind me in 30 seconds"
@@ -911,7 +911,7 @@ exercises.on_report.check(on_report, url=lab.url)
 #
 # **Repeats.** Each step from one queue to another may happen twice. Consumers must cope, as in notebook 06.
 #
-# **Queues and code.** Four delays for each of seven queues make 28 waiting queues. Each retry writes the message to disk twice more.
+# **Queues and code.** Four delays for each of seven queues would make 28 waiting queues. `labkit.retries` lets all of them share four, by an exchange in front of each. Each retry writes the message to disk twice more.
 #
 # **Somebody who looks.** A dead letter queue that nobody watches is a bin. It needs an alarm when it is not empty, a person who knows what the letters mean, and a rule for how long they are kept, since they hold customers' addresses.
 #

@@ -114,10 +114,29 @@ def test_without_its_waiting_queue_a_message_stays_where_it_is(channel):
     channel.queue_delete(plan.waiting_queue(1))
     amqp.publish(channel, "", WORK, "hello")
     message = take(channel, WORK)
-    with pytest.raises(ServiceError, match=r"work\.retry\.100ms"):
+    with pytest.raises(ServiceError, match=r"retry\.100ms"):
         plan.retry_later(channel, *message)
     channel.basic_nack(message[0].delivery_tag, requeue=True)
-    assert take(channel, WORK)[2] == b"hello"
+    message = take(channel, WORK)
+    channel.exchange_delete(plan.waiting_queue(1))
+    with pytest.raises(ServiceError, match=r"retry\.100ms"):
+        plan.retry_later(channel, *message)
+    assert take(channel.connection.channel(), WORK)[2] == b"hello"
+
+
+def test_queues_share_what_waits_and_each_gets_its_own_back(channel):
+    queues = ["work", "other", "third"]
+    plans = [declare_retries(channel, queue, [1, 2], PACE) for queue in queues]
+    assert len({tuple(plan.waiting_queues) for plan in plans}) == 1
+    for queue, plan in zip(queues, plans, strict=True):
+        channel.queue_declare(queue, passive=queue == WORK, durable=True)
+        amqp.publish(channel, "", queue, f"of {queue}")
+        plan.retry_later(channel, *take(channel, queue))
+    for queue in queues:
+        method, properties, body = take(channel, queue)
+        assert body == f"of {queue}".encode()
+        assert (method.routing_key, retries_of(properties)) == (queue, 1)
+        assert channel.basic_get(queue) == (None, None, None)
 
 
 def test_the_connection_lost_before_the_ack_leaves_two_and_never_none(vhost, channel):
@@ -137,7 +156,7 @@ def test_the_connection_lost_before_the_ack_leaves_two_and_never_none(vhost, cha
 def test_delays_may_change_without_a_refusal_and_may_be_equal(channel):
     declare_retries(channel, WORK, [1, 2], PACE)
     changed = declare_retries(channel, WORK, [1, 3, 3], PACE)
-    assert changed.waiting_queues == ["work.retry.100ms", "work.retry.300ms"]
+    assert changed.waiting_queues == ["retry.100ms", "retry.300ms"]
     amqp.publish(channel, "", WORK, "hello")
     for expected in (1, 3, 3, None):
         assert changed.retry_later(channel, *take(channel, WORK)) == expected
@@ -186,7 +205,7 @@ def test_what_waits_survives_a_killed_broker(own_broker):
         while channel.queue_declare(WORK, passive=True).method.message_count < 100:
             for _ in range(10):
                 number = str(len(numbers)).encode()
-                amqp.publish(channel, "", plan.waiting_queue(20), number)
+                amqp.publish(channel, plan.waiting_queue(20), WORK, number)
                 numbers.add(number)
         own_broker.kill()
         with contextlib.suppress(pika.exceptions.AMQPError):
