@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from email import message_from_bytes, policy
+from email import policy
 from email.message import EmailMessage
+from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,8 @@ class Inbox:
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         """Takes a mail in; aiosmtpd calls it by this name."""
-        mail = message_from_bytes(envelope.content, policy=policy.default)
-        assert isinstance(mail, EmailMessage)
+        # The shop's mail is plain text. To look for parts in it would take most of a mail's time.
+        mail = BytesHeaderParser(EmailMessage, policy=policy.default).parsebytes(envelope.content)
         message_id = mail["Message-ID"]
         with self._lock:
             if message_id is not None and message_id in self._seen:
