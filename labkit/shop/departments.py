@@ -140,7 +140,8 @@ class Email(Department):
         self.pace.wait(self.takes_s)
         try:
             with smtplib.SMTP("127.0.0.1", self.inbox.port, timeout=10) as smtp:
-                smtp.send_message(mail)
+                # Not left to the header: Debian 12's Python takes "," for a list of nobody.
+                smtp.send_message(mail, to_addrs=[order.customer_email])
         except smtplib.SMTPRecipientsRefused as exc:
             raise MessageError(
                 "The mail server refuses the address.", repr(order.customer_email), "correct it"
