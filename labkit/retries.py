@@ -3,7 +3,10 @@
 A message that can't be dealt with now goes into a waiting queue (`labkit.waiting`), and comes back
 from there. All queues of a virtual host share the waiting queues, one for each delay: whoever
 publishes to one names as the routing key where the message is to go afterwards, the exchange in
-front of it lets every key through, and what expires keeps its key.
+front of it lets every key through, and what expires keeps its key. So a queue that is deleted
+while messages are to go back to it is a trouble for the others, too: from some 32 on they keep
+what waits behind them from going anywhere, until the queue is there again. Nothing is lost
+(measured on 3.10.8).
 
 How often a message was tried again is counted in the header `x-retries`. RabbitMQ's own header
 `x-death` counts, too, but not alike in all versions: 3.10 counts on in a copy that a client
