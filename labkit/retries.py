@@ -36,6 +36,9 @@ BECAUSE_HEADER = "x-retried-because"
 #: quorum queue counts how often it did. From RabbitMQ 4.0 on 20 is the limit where none is set,
 #: before that there is none. https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 DELIVERY_LIMIT: dict[str, object] = {"x-delivery-limit": 20}
+#: The reply code of a channel that is closed because there is no such exchange.
+#: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
+NOT_FOUND = 404
 #: What a reason is cut to: a header is no place for a traceback.
 MOST_CHARACTERS = 200
 
@@ -199,6 +202,8 @@ class Retries:
         try:
             amqp.publish(channel, waiting, self.queue, body, **copied(properties, headers))
         except (pika.exceptions.UnroutableError, pika.exceptions.ChannelClosedByBroker) as exc:
+            if getattr(exc, "reply_code", NOT_FOUND) != NOT_FOUND:
+                raise  # the broker has closed the channel over something else
             raise ServiceError(
                 "A message can't be kept for a later try.",
                 f"the queue {waiting!r}, or the exchange of that name, is not there",

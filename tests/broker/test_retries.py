@@ -124,8 +124,17 @@ def test_without_its_waiting_queue_a_message_stays_where_it_is(channel):
     assert take(channel.connection.channel(), WORK)[2] == b"hello"
 
 
+def test_a_channel_closed_over_something_else_is_not_told_as_a_missing_queue(channel):
+    plan = declare_retries(channel, WORK, [1], PACE)
+    amqp.publish(channel, "", WORK, "hello")
+    message = take(channel, WORK)
+    channel.basic_ack(message[0].delivery_tag + 1)  # there is none: 406
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="unknown delivery tag"):
+        plan.retry_later(channel, *message)
+
+
 def test_queues_share_what_waits_and_each_gets_its_own_back(channel):
-    queues = ["work", "other", "third"]
+    queues = [WORK, "other", "third"]
     plans = [declare_retries(channel, queue, [1, 2], PACE) for queue in queues]
     assert len({tuple(plan.waiting_queues) for plan in plans}) == 1
     for queue, plan in zip(queues, plans, strict=True):
