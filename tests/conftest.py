@@ -28,6 +28,8 @@ from labkit.errors import BrokerError, LabError
 
 #: Keepers look twice a second; a broker of a dead owner takes a moment to end.
 GONE_WITHIN_WALL_S = 20.0
+#: What must be free in memory for the tests' files (they take a hundredth of it).
+MEMORY_BYTES = 2 * 2**30
 #: The folder of short tests, which fill the gaps at the end.
 SHORT = "unit"
 #: Modules whose tests all look at what one fixture has brought about, at a price.
@@ -50,13 +52,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("tools.execution")  # for whoever runs pytest without make
     if is_worker(config):
         return
-    # pytest's own tmp_path stays where it is looked for after a failure.
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    # What fails leaves its tmp_path there, as pytest says.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place_for_files())
     root = config.stash[ROOT] = Path(tempfile.mkdtemp(prefix="labkit-tests-"))
     os.environ["LABKIT_HOME"] = str(root / "home")
     os.environ["TMPDIR"] = str(root / "tmp")
     (root / "tmp").mkdir()
     tempfile.tempdir = None  # read TMPDIR again
+
+
+def place_for_files() -> str:
+    """Where `tmp_path` lies: in memory where Linux has such a folder with room, else as usual.
+
+    Tests write a hundred thousand transactions, and kill processes, never the machine. Brokers
+    and notebooks keep their files on the disk, as at a learner's.
+    """
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES:
+        return str(memory)
+    return tempfile.gettempdir()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ EXERCISE_TAG = "exercise"
 MAX_CODE_LINES = 20
 MIN_COMPARED_OUTPUTS = 6
 #: Home and temporary folders wherever the notebook was run, and this checkout's own.
-_FOLDERS = re.compile(r"/home/|/root/|/Users/|/tmp/|/var/folders/|[A-Za-z]:\\+Users\\")
+_FOLDERS = re.compile(r"/home/|/root/|/Users/|/tmp/|/dev/shm/|/var/folders/|[A-Za-z]:\\+Users\\")
 _HERE = [str(ROOT), str(Path.home()), sys.prefix]
 
 
