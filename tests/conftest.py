@@ -76,8 +76,9 @@ def place_for_files() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what says nothing about the chosen broker, and puts the rest in order.
 
-    A broker that a test may stop is a container where Compose's is the shared one, so such a test
-    is the same as in a run with containers.
+    That is what starts a broker of another kind than the one that `LABKIT_BROKER` asks for; a run
+    with that kind has it. A broker that a test may stop is a container where Compose's is the
+    shared one.
 
     pytest-xdist hands tests out in this order: notebooks first, short tests last.
 
@@ -90,12 +91,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.parent.name
         return folder != "notebooks", folder == SHORT, zlib.crc32(_scope_of(item.nodeid).encode())
 
-    if os.environ.get("LABKIT_BROKER") == "compose":
-        # (A notebook's cell has no fixtures.)
-        elsewhere = [i for i in items if "stoppable_broker" in getattr(i, "fixturenames", ())]
+    if chosen := os.environ.get("LABKIT_BROKER"):
+        elsewhere = [item for item in items if says_nothing_about(chosen, item)]
         config.hook.pytest_deselected(items=elsewhere)
         items[:] = [item for item in items if item not in elsewhere]
     items.sort(key=place)
+
+
+def says_nothing_about(chosen: str, item: pytest.Item) -> bool:
+    """Whether a test starts a broker of another kind than the chosen one."""
+    if mark := item.get_closest_marker("kind"):
+        return mark.args[0] != chosen
+    # (A notebook's cell has no fixtures.)
+    return chosen == "compose" and "stoppable_broker" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_finish() -> None:

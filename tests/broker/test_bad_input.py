@@ -1,6 +1,5 @@
 """What is wrong with the way to a broker, each with the clear error that it gets."""
 
-import os
 import threading
 import time
 
@@ -122,7 +121,7 @@ def test_docker_that_does_not_run_is_told_from_docker_that_is_not_installed(no_d
     assert failure(kind="container").failed == "Docker is installed but not running."
 
 
-@pytest.mark.skipif(os.environ.get("LABKIT_BROKER") == "node", reason="LABKIT_BROKER is node")
+@pytest.mark.kind("container")
 def test_an_image_that_cannot_be_had_is_named(monkeypatch, docker):
     monkeypatch.setenv("LABKIT_IMAGE", "localhost:1/no-such-image:1")
     error = failure(kind="container")

@@ -27,6 +27,7 @@ def alone(home, monkeypatch):
     monkeypatch.delenv("LABKIT_BROKER", raising=False)
 
 
+@pytest.mark.kind("node")
 def test_a_broker_is_started_told_used_by_any_client_and_stopped(alone, server):
     assert labkit("broker", "status").returncode == 1
     refused = labkit("broker", "url")

@@ -16,10 +16,6 @@ from tests.broker.test_kinds import put
 
 FOLDER = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("LABKIT_BROKER") in ("node", "url"), reason="LABKIT_BROKER is another kind"
-)
-
 
 def docker_compose(*arguments: str) -> None:
     subprocess.run(
@@ -47,6 +43,7 @@ def project(home, monkeypatch):
     docker_compose("down", "-v", "--timeout", "1")
 
 
+@pytest.mark.kind("compose")
 def test_it_is_found_stopped_killed_and_found_again_with_its_data(project, monkeypatch):
     with pytest.raises(BrokerError, match="does not answer") as caught:
         labkit.broker.connect("compose")
@@ -79,13 +76,14 @@ def test_it_is_found_stopped_killed_and_found_again_with_its_data(project, monke
 
 
 def test_another_rabbitmq_on_its_port_is_not_taken_for_it(broker, monkeypatch):
-    if broker.kind == "compose":
-        pytest.skip("the shared broker is the Compose broker")
+    if broker.kind != "container":
+        pytest.skip("the shared broker is no container")
     monkeypatch.setenv("LABKIT_COMPOSE_PORT", str(address.parse(broker.url).port))
     with pytest.raises(BrokerError, match="holds the Compose broker's port"):
         labkit.broker.connect("compose")
 
 
+@pytest.mark.kind("compose")
 def test_a_broker_of_ones_own_beside_it_is_a_container(home, monkeypatch):
     with contextlib.ExitStack() as stack:
         monkeypatch.setenv("LABKIT_BROKER", "compose")

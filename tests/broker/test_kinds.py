@@ -15,8 +15,7 @@ from labkit.broker.processes import marked
 from labkit.errors import BrokerError
 from tests.broker.conftest import nothing_left
 
-CHOSEN = os.environ.get("LABKIT_BROKER")
-KINDS = {"node": ["node"], None: ["node", "container"]}.get(CHOSEN, ["container"])
+KINDS = [pytest.param(kind, marks=pytest.mark.kind(kind)) for kind in ("node", "container")]
 
 
 @pytest.fixture(params=KINDS)
@@ -107,6 +106,7 @@ def test_nothing_of_a_node_listens_beyond_loopback_or_shows_its_password(broker)
     assert broker.record.folder.parent.parent.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.kind("node")
 def test_a_node_that_ends_while_it_starts_says_why_and_leaves_nothing(home, server, monkeypatch):
     from labkit.broker.node import NodeBroker
 

@@ -56,6 +56,7 @@ def test_the_compose_broker_loads_the_same_plugins_as_labkits_own():
     assert environment["RABBITMQ_ENABLED_PLUGINS_FILE"] == container.PLUGINS_FILE
 
 
+@pytest.mark.kind("node")
 def test_a_broker_without_the_plugin_has_its_publishers_hash(home, server, monkeypatch):
     monkeypatch.setattr(node, "PLUGINS", ("rabbitmq_management",))
     with labkit.broker.own_broker("node") as bare:

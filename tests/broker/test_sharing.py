@@ -28,9 +28,11 @@ input()
 OWN = CONNECT.replace("connect(", "own_broker(")
 
 
-@pytest.fixture(autouse=True)
-def needs_one_of_this_kind(request):
+@pytest.fixture
+def own_home(request, home):
+    """A folder for brokers of the kind under test."""
     request.getfixturevalue("server" if KIND == "node" else "docker")
+    return home
 
 
 def incarnation(record: records.Record) -> object:
@@ -67,7 +69,8 @@ def all_gone(home) -> bool:
     return nothing_left(home) and (KIND == "node" or not containers_with(home))
 
 
-def test_two_notebooks_that_start_at_once_get_the_same_broker_which_outlives_them(home):
+@pytest.mark.kind(KIND)
+def test_two_notebooks_that_start_at_once_get_the_same_broker_which_outlives_them(own_home):
     with kernel(CONNECT) as one, kernel(CONNECT) as two:
         url = one.stdout.readline()
         assert url.startswith("amqp://")
@@ -91,7 +94,7 @@ def test_two_notebooks_that_start_at_once_get_the_same_broker_which_outlives_the
 
     assert [b.url for b in sharing.stop_shared()] == [url.strip()]
     assert sharing.stop_shared() == []
-    eventually(lambda: all_gone(home), what="something left")
+    eventually(lambda: all_gone(own_home), what="something left")
 
 
 def test_a_virtual_host_whose_owner_was_killed_is_swept_by_the_next_who_connects(broker):
@@ -133,9 +136,10 @@ def test_virtual_hosts_that_go_meanwhile_are_no_trouble_to_one_who_looks(broker)
             assert [other.result() for other in others] == [None, None]
 
 
-def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(home):
+@pytest.mark.kind(KIND)
+def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(own_home):
     with kernel(CONNECT) as process:
-        eventually(lambda: begun(home), what="nothing begun")
+        eventually(lambda: begun(own_home), what="nothing begun")
         [cut_short] = records.all_records()  # its keeper removes the record afterwards
         process.kill()
         process.wait()
@@ -143,19 +147,19 @@ def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(home):
     assert broker.answers()
     assert not marked(cut_short.id)
     assert not cut_short.folder.exists()
-    assert KIND == "node" or len(containers_with(home)) == 1
+    assert KIND == "node" or len(containers_with(own_home)) == 1
 
     # Then the machine goes down: every process ends, every file stays, and the numbers of the
     # processes come to mean others.
     cut_power(broker)
-    eventually(lambda: not processes_with(home))
+    eventually(lambda: not processes_with(own_home))
     path = broker.record.folder / "record.json"
     content = json.loads(path.read_text())
     content["keeper"]["pid"] = content["owner"]["pid"] = os.getpid()
     if KIND == "node":
         content["details"]["process"][0] = os.getpid()
     path.write_text(json.dumps(content))
-    (home / "lock").write_text("left")
+    (own_home / "lock").write_text("left")
 
     # The next one mends it; and its keeper ends it when nobody has used it for a second.
     code = CONNECT.replace("input()", "")
@@ -167,10 +171,11 @@ def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(home):
     with contextlib.suppress(FileNotFoundError):
         for lease in (broker.record.folder / "leases").iterdir():
             lease.unlink()  # this process's own
-    eventually(lambda: all_gone(home), what="something left")
+    eventually(lambda: all_gone(own_home), what="something left")
 
 
-def test_a_broker_whose_port_another_program_takes_first_starts_with_others(home, monkeypatch):
+@pytest.mark.kind(KIND)
+def test_a_broker_whose_port_another_program_takes_first_starts_with_others(own_home, monkeypatch):
     choose, asked = address.free_ports, []
     with socket.create_server(("127.0.0.1", 0)) as quicker:
 
@@ -184,16 +189,17 @@ def test_a_broker_whose_port_another_program_takes_first_starts_with_others(home
             assert broker.answers()
             assert str(quicker.getsockname()[1]) not in broker.url
     assert len(asked) == 2
-    eventually(lambda: all_gone(home), what="something left")
+    eventually(lambda: all_gone(own_home), what="something left")
 
 
-def test_a_broker_of_ones_own_ends_with_its_owner_even_by_sigkill(home):
+@pytest.mark.kind(KIND)
+def test_a_broker_of_ones_own_ends_with_its_owner_even_by_sigkill(own_home):
     with kernel(OWN) as process:
         assert process.stdout.readline().startswith("amqp://")
         [record] = records.all_records()
         assert not record.shared
         assert KIND == "container" or len(marked(record.id)) >= 2
-        assert begun(home)
+        assert begun(own_home)
         process.kill()
         process.wait()
-    eventually(lambda: all_gone(home), what="something left")
+    eventually(lambda: all_gone(own_home), what="something left")
