@@ -84,12 +84,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A notebook measures, and most of its time it waits for a clock. So notebooks run beside each
     other, and not beside tests that keep the processors busy. In between all are well mixed, since
-    neighbours in a file are alike.
+    neighbours in a file are alike, exercises in the first half: their tests wait for a clock, up to
+    half a minute, and at the end nothing would be left for the processors meanwhile.
     """
 
     def place(item: pytest.Item) -> tuple[bool, bool, int]:
-        folder = item.path.parent.name
-        return folder != "notebooks", folder == SHORT, zlib.crc32(_scope_of(item.nodeid).encode())
+        folder, mixed = item.path.parent.name, zlib.crc32(_scope_of(item.nodeid).encode())
+        early = folder == "exercises"
+        return folder != "notebooks", folder == SHORT, mixed // 2 if early else mixed
 
     if chosen := os.environ.get("LABKIT_BROKER"):
         elsewhere = [item for item in items if says_nothing_about(chosen, item)]
