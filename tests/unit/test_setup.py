@@ -80,6 +80,19 @@ def test_a_python_that_is_too_old_is_passed_over(machine, tmp_path):
     assert (tmp_path / "taken").read_text().strip() == "python3"
 
 
+def test_a_python_that_was_compiled_without_a_profile_is_the_last_choice(machine, tmp_path):
+    asked = 'case "$2" in *CONFIG_ARGS*) exit 1;; esac'  # as one of pyenv's answers
+    slow = f'{asked}; exec {sys.executable} "$@"'
+    program(machine.programs, "python3.12", slow)
+    real_python(machine.programs, "python3.11", tmp_path / "taken")
+    assert machine("--no-broker").returncode == 0
+    assert (tmp_path / "taken").read_text().strip() == "python3.11"
+
+    (machine.programs / "python3.11").unlink()
+    shutil.rmtree(machine.folder / ".venv")
+    assert machine("--no-broker").returncode == 0  # better than none
+
+
 def test_without_any_python_it_says_how_to_get_one(machine):
     done = machine("--no-broker")
     assert done.returncode == 1
