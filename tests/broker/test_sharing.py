@@ -29,8 +29,8 @@ OWN = CONNECT.replace("connect(", "own_broker(")
 
 
 @pytest.fixture
-def own_home(request, home):
-    """A folder for brokers of the kind under test."""
+def home(request, home):
+    """As everywhere, where there can be a broker of the kind under test."""
     request.getfixturevalue("server" if KIND == "node" else "docker")
     return home
 
@@ -70,7 +70,7 @@ def all_gone(home) -> bool:
 
 
 @pytest.mark.kind(KIND)
-def test_two_notebooks_that_start_at_once_get_the_same_broker_which_outlives_them(own_home):
+def test_two_notebooks_that_start_at_once_get_the_same_broker_which_outlives_them(home):
     with kernel(CONNECT) as one, kernel(CONNECT) as two:
         url = one.stdout.readline()
         assert url.startswith("amqp://")
@@ -94,7 +94,7 @@ def test_two_notebooks_that_start_at_once_get_the_same_broker_which_outlives_the
 
     assert [b.url for b in sharing.stop_shared()] == [url.strip()]
     assert sharing.stop_shared() == []
-    eventually(lambda: all_gone(own_home), what="something left")
+    eventually(lambda: all_gone(home), what="something left")
 
 
 def test_a_virtual_host_whose_owner_was_killed_is_swept_by_the_next_who_connects(broker):
@@ -137,9 +137,9 @@ def test_virtual_hosts_that_go_meanwhile_are_no_trouble_to_one_who_looks(broker)
 
 
 @pytest.mark.kind(KIND)
-def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(own_home):
+def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(home):
     with kernel(CONNECT) as process:
-        eventually(lambda: begun(own_home), what="nothing begun")
+        eventually(lambda: begun(home), what="nothing begun")
         [cut_short] = records.all_records()  # its keeper removes the record afterwards
         process.kill()
         process.wait()
@@ -147,19 +147,19 @@ def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(own_home
     assert broker.answers()
     assert not marked(cut_short.id)
     assert not cut_short.folder.exists()
-    assert KIND == "node" or len(containers_with(own_home)) == 1
+    assert KIND == "node" or len(containers_with(home)) == 1
 
     # Then the machine goes down: every process ends, every file stays, and the numbers of the
     # processes come to mean others.
     cut_power(broker)
-    eventually(lambda: not processes_with(own_home))
+    eventually(lambda: not processes_with(home))
     path = broker.record.folder / "record.json"
     content = json.loads(path.read_text())
     content["keeper"]["pid"] = content["owner"]["pid"] = os.getpid()
     if KIND == "node":
         content["details"]["process"][0] = os.getpid()
     path.write_text(json.dumps(content))
-    (own_home / "lock").write_text("left")
+    (home / "lock").write_text("left")
 
     # The next one mends it; and its keeper ends it when nobody has used it for a second.
     code = CONNECT.replace("input()", "")
@@ -171,11 +171,11 @@ def test_a_kernel_killed_while_it_starts_the_broker_leaves_the_way_free(own_home
     with contextlib.suppress(FileNotFoundError):
         for lease in (broker.record.folder / "leases").iterdir():
             lease.unlink()  # this process's own
-    eventually(lambda: all_gone(own_home), what="something left")
+    eventually(lambda: all_gone(home), what="something left")
 
 
 @pytest.mark.kind(KIND)
-def test_a_broker_whose_port_another_program_takes_first_starts_with_others(own_home, monkeypatch):
+def test_a_broker_whose_port_another_program_takes_first_starts_with_others(home, monkeypatch):
     choose, asked = address.free_ports, []
     with socket.create_server(("127.0.0.1", 0)) as quicker:
 
@@ -189,17 +189,17 @@ def test_a_broker_whose_port_another_program_takes_first_starts_with_others(own_
             assert broker.answers()
             assert str(quicker.getsockname()[1]) not in broker.url
     assert len(asked) == 2
-    eventually(lambda: all_gone(own_home), what="something left")
+    eventually(lambda: all_gone(home), what="something left")
 
 
 @pytest.mark.kind(KIND)
-def test_a_broker_of_ones_own_ends_with_its_owner_even_by_sigkill(own_home):
+def test_a_broker_of_ones_own_ends_with_its_owner_even_by_sigkill(home):
     with kernel(OWN) as process:
         assert process.stdout.readline().startswith("amqp://")
         [record] = records.all_records()
         assert not record.shared
         assert KIND == "container" or len(marked(record.id)) >= 2
-        assert begun(own_home)
+        assert begun(home)
         process.kill()
         process.wait()
-    eventually(lambda: all_gone(own_home), what="something left")
+    eventually(lambda: all_gone(home), what="something left")

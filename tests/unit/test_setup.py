@@ -58,8 +58,9 @@ def program(folder: Path, name: str, script: str) -> None:
 
 def real_python(folder: Path, name: str, mark: Path, profile: bool = True) -> None:
     """A Python of this name, with a profile or without, that notes that it was called to set up."""
-    script = f'case "$2" in *CONFIG_ARGS*) exit {int(not profile)};; esac; case "$1" in *bootstrap.py) echo {name} >{mark};; esac; exec {sys.executable} "$@"'
-    program(folder, name, script)
+    asked = f'case "$2" in *CONFIG_ARGS*) exit {int(not profile)};; esac'
+    called = f'case "$1" in *bootstrap.py) echo {name} >{mark};; esac'
+    program(folder, name, f'{asked}; {called}; exec {sys.executable} "$@"')
 
 
 def test_a_shim_without_its_python_is_passed_over(machine, tmp_path):
