@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import shutil
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import labkit.broker
 from labkit.broker import address, compose, engine
 from labkit.errors import BrokerError
+from tests.broker.fakes import eventually
 from tests.broker.test_kinds import put
 from tests.conftest import give_up
 
@@ -41,6 +43,19 @@ def project(home, monkeypatch):
     docker_compose("down", "-v", "--timeout", "1")
 
 
+def looks_since_its_start(project: str) -> list[bool]:
+    """For each health check that went well since the container's start: whether it asked RabbitMQ."""
+    with engine.client() as docker:
+        [container] = engine.find(docker, **{"com.docker.compose.project": project})
+        state = container.attrs["State"]
+    began = datetime.fromisoformat(state["StartedAt"])
+    return [
+        "fully booted" in look["Output"]
+        for look in state["Health"]["Log"]
+        if look["ExitCode"] == 0 and datetime.fromisoformat(look["Start"]) > began
+    ]
+
+
 @pytest.mark.kind("compose")
 def test_it_is_found_stopped_killed_and_found_again_with_its_data(project, monkeypatch):
     with pytest.raises(BrokerError, match="does not answer") as caught:
@@ -60,6 +75,9 @@ def test_it_is_found_stopped_killed_and_found_again_with_its_data(project, monke
         end()
         assert not broker.answers()
         assert broker.start().start().depths() == {"kept": 1}
+    # What it knew of its health is gone with its start; what it finds then is good for a minute.
+    looks = eventually(lambda: len(looks := looks_since_its_start(project)) > 1 and looks)
+    assert looks[:2] == [True, False]
     with broker.virtual_host("first") as vhost:
         assert vhost.created
     with engine.client() as docker:
