@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from labkit.broker import address, engine, records
 from labkit.broker.local import LocalBroker
-from labkit.broker.node import BUSY_WAIT, PERMIT_TRANSIENT, PLUGINS, STATISTICS_MS
+from labkit.broker.node import BUSY_WAIT, LOG_LEVEL, PERMIT_TRANSIENT, PLUGINS, STATISTICS_MS
 from labkit.errors import BrokerError
 
 DEFAULT_IMAGE = "rabbitmq:4.3-management"
@@ -123,6 +123,7 @@ class ContainerBroker(LocalBroker):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
             f"-rabbit collect_statistics_interval {STATISTICS_MS} {PERMIT_TRANSIENT}",
         )
+        container.with_env("RABBITMQ_LOG", LOG_LEVEL)
         container.with_env("RABBITMQ_SCHEDULER_BUSY_WAIT_THRESHOLD", BUSY_WAIT)
         # The server writes this list before it loads them, into a file that its user may write: the
         # image's own is root's. The command line tool would take seconds more.

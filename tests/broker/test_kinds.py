@@ -37,6 +37,15 @@ def put(url: str) -> None:
         channel.basic_publish("", "kept", b"x", pika.BasicProperties(delivery_mode=2))
 
 
+def log_of(own) -> str:
+    """What the server has written, on all its starts."""
+    if own.kind == "node":
+        return own.log.read_text()
+    with engine.client() as docker:
+        [container] = engine.find(docker, **{engine.LABEL: own.record.id})
+        return container.logs().decode()
+
+
 def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_leaves_nothing(
     own, home
 ):
@@ -65,6 +74,9 @@ def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_lea
         assert [q.name for q in vhost.queues()] == ["kept"]
         assert own.admin.limits(vhost.name)["max-queues"] > 0
     assert [v["name"] for v in own.admin.vhosts()] == ["/"]
+    # A log with a few lines for each connection and virtual host would cost more than they do.
+    assert "Starting broker..." in log_of(own)
+    assert "[info]" not in log_of(own)
 
     own.kill()
     with socket.create_server((address.LOOPBACK, address.parse(url).port)):
