@@ -9,14 +9,14 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
-from labkit.broker import address, engine, records
+from labkit.broker import address, code_path, engine, records
 from labkit.broker.local import LocalBroker
 from labkit.broker.node import BUSY_WAIT, LOG_LEVEL, PERMIT_TRANSIENT, PLUGINS, STATISTICS_MS
 from labkit.errors import BrokerError
 
 DEFAULT_IMAGE = "rabbitmq:4.3-management"
 AMQP_PORT, PAGE_PORT = 5672, 15672
-PLUGINS_FILE = "/tmp/enabled_plugins"
+PLUGINS_FILE, CODE_FOLDER = "/tmp/enabled_plugins", "/tmp/labkit-code"
 
 
 def chosen_image() -> str:
@@ -129,6 +129,7 @@ class ContainerBroker(LocalBroker):
         # image's own is root's. The command line tool would take seconds more.
         container.with_env("RABBITMQ_ENABLED_PLUGINS", ",".join(PLUGINS))
         container.with_env("RABBITMQ_ENABLED_PLUGINS_FILE", PLUGINS_FILE)
+        container.with_envs(**code_path.flags(CODE_FOLDER, PLUGINS))
         # A port without an address would be published on every address of the machine.
         published: Any = {
             AMQP_PORT: (address.LOOPBACK, ports["amqp"]),

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from labkit.broker import address, processes, records
+from labkit.broker import address, code_path, processes, records
 from labkit.broker.local import LocalBroker
 from labkit.broker.processes import MARK
 from labkit.broker.records import Owner
@@ -182,6 +182,7 @@ class NodeBroker(LocalBroker):
             "HOME": str(folder),  # where the Erlang cookie goes
             "ERL_EPMD_PORT": str(ports["epmd"]),
             "ERL_EPMD_ADDRESS": address.LOOPBACK,
+            **code_path.flags(str(folder / "code"), PLUGINS),
         }
 
     @property
