@@ -12,7 +12,8 @@ from collections.abc import Sequence
 #: Run by Erlang before RabbitMQ. The folder gets a link to each plugin that is wanted and to all
 #: that it needs; RabbitMQ puts what it finds there in front of all other code. The rest is put in
 #: order by size, and where Erlang can (from 26 on) it remembers what each folder has.
-#: Where RabbitMQ's plugins are archives, or anything is unexpected, all stays as it is.
+#: Where RabbitMQ's plugins are archives, or anything is unexpected, all stays as it is. It holds no
+#: string: a double quote would end it, so the variable's name comes with the arguments.
 _EXPRESSION = """
 catch begin
   {ok, [[Variable, Folder | Wanted]]} = init:get_argument(labkit_plugins),

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import requests
 
-from labkit.broker import code_path, engine
+from labkit.broker import code_path
 from labkit.broker.container import CODE_FOLDER
 from labkit.broker.node import PLUGINS
 from tests.conftest import give_up
@@ -17,8 +17,7 @@ def folders_of(broker) -> list[str]:
     """The names of the folders that RabbitMQ takes its plugins from."""
     if broker.kind == "node":
         return os.listdir(broker.record.folder / "code")
-    with engine.client() as docker:
-        [container] = engine.find(docker, **{engine.LABEL: broker.record.id})
+    with broker._container() as container:
         return container.exec_run(["ls", CODE_FOLDER]).output.decode().split()
 
 
@@ -41,7 +40,7 @@ def test_a_broker_has_the_plugins_of_the_course_before_it_and_no_others(broker):
 def test_where_it_does_not_find_what_it_expects_it_leaves_all_as_it_is(tmp_path):
     if not (erl := shutil.which("erl")):
         give_up("There is no erl command.")
-    show = "io:format([126,112],[{os:getenv(atom_to_list('RABBITMQ_PLUGINS_DIR')),length(code:get_path())}]),halt()."
+    show = 'io:format("~p", [{os:getenv("RABBITMQ_PLUGINS_DIR"), code:get_path()}]), halt().'
     outputs = [
         subprocess.run(
             [erl, "-noinput", "-eval", show], env=os.environ | env, check=True, capture_output=True

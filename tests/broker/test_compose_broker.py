@@ -39,14 +39,13 @@ def project(home, monkeypatch):
     monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"labkit-{secrets.token_hex(3)}")
     monkeypatch.setenv("LABKIT_COMPOSE_PORT", str(port))
     monkeypatch.setenv("LABKIT_COMPOSE_PAGE_PORT", str(page))
-    yield compose.project()
+    yield
     docker_compose("down", "-v", "--timeout", "1")
 
 
-def looks_since_its_start(project: str) -> list[bool]:
+def looks_since_its_start(broker: compose.ComposeBroker) -> list[bool]:
     """For each health check that went well since the container's start: whether it asked RabbitMQ."""
-    with engine.client() as docker:
-        [container] = engine.find(docker, **{"com.docker.compose.project": project})
+    with broker._container() as container:
         state = container.attrs["State"]
     began = datetime.fromisoformat(state["StartedAt"])
     return [
@@ -57,7 +56,8 @@ def looks_since_its_start(project: str) -> list[bool]:
 
 
 @pytest.mark.kind("compose")
-def test_it_is_found_stopped_killed_and_found_again_with_its_data(project, monkeypatch):
+@pytest.mark.usefixtures("project")
+def test_it_is_found_stopped_killed_and_found_again_with_its_data(monkeypatch):
     with pytest.raises(BrokerError, match="does not answer") as caught:
         labkit.broker.connect("compose")
     assert compose.UP in str(caught.value)
@@ -76,12 +76,11 @@ def test_it_is_found_stopped_killed_and_found_again_with_its_data(project, monke
         assert not broker.answers()
         assert broker.start().start().depths() == {"kept": 1}
     # What it knew of its health is gone with its start; what it finds then is good for a minute.
-    looks = eventually(lambda: len(looks := looks_since_its_start(project)) > 1 and looks)
+    looks = eventually(lambda: len(looks := looks_since_its_start(broker)) > 1 and looks)
     assert looks[:2] == [True, False]
     with broker.virtual_host("first") as vhost:
         assert vhost.created
-    with engine.client() as docker:
-        [container] = engine.find(docker, **{"com.docker.compose.project": project})
+    with broker._container() as container:
         published = [b["HostIp"] for bs in container.ports.values() for b in bs or []]
     assert published == ["127.0.0.1", "127.0.0.1"]
 

@@ -41,8 +41,7 @@ def log_of(own) -> str:
     """What the server has written, on all its starts."""
     if own.kind == "node":
         return own.log.read_text()
-    with engine.client() as docker:
-        [container] = engine.find(docker, **{engine.LABEL: own.record.id})
+    with own._container() as container:
         return container.logs().decode()
 
 
@@ -75,8 +74,9 @@ def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_lea
         assert own.admin.limits(vhost.name)["max-queues"] > 0
     assert [v["name"] for v in own.admin.vhosts()] == ["/"]
     # A log with a few lines for each connection and virtual host would cost more than they do.
-    assert "Starting broker..." in log_of(own)
-    assert "[info]" not in log_of(own)
+    log = log_of(own)
+    assert "Starting broker..." in log
+    assert "[info]" not in log
 
     own.kill()
     with socket.create_server((address.LOOPBACK, address.parse(url).port)):
