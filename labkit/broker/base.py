@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from labkit.broker import address
 from labkit.broker.admin import Admin
 from labkit.broker.greeting import Greeting, check_version, greet
+from labkit.broker.processes import telling
 from labkit.broker.vhost import VirtualHost, ready_by_queue
 from labkit.errors import BrokerError
 
@@ -152,8 +153,12 @@ class Broker:
                 if time.monotonic() > deadline:
                     raise BrokerError(
                         "The broker does not answer after its start.",
-                        f"{self._address} for {READY_TIMEOUT_WALL_S:g} s: {exc}",
-                        "look at what the machine is busy with, then try again",
+                        f"{self._address} for {READY_TIMEOUT_WALL_S:g} s: {exc}\n"
+                        f"in its log:\n{telling(self._log())}",
+                        [
+                            "look at what the machine is busy with, then try again",
+                            "where its log tells of errors, take another one: labkit.own_broker()",
+                        ],
                     ) from exc
             else:
                 check_version(greeting, self._address)
@@ -166,6 +171,10 @@ class Broker:
 
     def _check_alive(self) -> None:
         """Raises BrokerError where what was started has ended."""
+
+    def _log(self) -> str:
+        """What the server has written lately, for an error message."""
+        return "(no log)"
 
     def __enter__(self) -> Self:
         if self.can_restart:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from labkit.broker import address, engine
 from labkit.broker.base import Broker
+from labkit.broker.processes import telling
 from labkit.errors import BrokerError
 
 # As in docker-compose.yml. The password opens a broker that listens on loopback alone; whoever runs
@@ -87,6 +88,10 @@ class ComposeBroker(Broker):
             if container.status in ("exited", "dead"):
                 raise BrokerError(
                     "The Compose broker ended while it started.",
-                    container.logs(tail=12).decode(errors="replace").strip(),
+                    f"in its log:\n{telling(engine.log(container))}",
                     "docker compose logs broker",
                 )
+
+    def _log(self) -> str:
+        with self._container() as container:
+            return engine.log(container)

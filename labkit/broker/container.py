@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 from labkit.broker import address, code_path, engine, records
 from labkit.broker.local import LocalBroker
 from labkit.broker.node import BUSY_WAIT, LOG_LEVEL, PERMIT_TRANSIENT, PLUGINS, STATISTICS_MS
+from labkit.broker.processes import telling
 from labkit.errors import BrokerError
 
 DEFAULT_IMAGE = "rabbitmq:4.3-management"
@@ -152,12 +153,15 @@ class ContainerBroker(LocalBroker):
     def _check_alive(self) -> None:
         with self._container() as container:
             if container is None or container.status in ("exited", "dead"):
-                log = container.logs(tail=12).decode(errors="replace") if container else "(gone)"
                 raise BrokerError(
                     "The container ended while RabbitMQ started in it.",
-                    f"the end of its log:\n{log.strip()}",
+                    f"in its log:\n{telling(self._log())}",
                     f"try `docker run --rm {self.record.image}` by itself",
                 )
+
+    def _log(self) -> str:
+        with self._container() as container:
+            return engine.log(container) if container else "(gone)"
 
     def _halt(self) -> None:
         with self._container() as container:

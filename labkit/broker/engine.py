@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock" if os.name == "posix" else ""
 LABEL = "labkit.broker"
+LOG_LINES = 400
 
 
 def find_socket() -> str | None:
@@ -110,3 +111,8 @@ def find(engine: docker.DockerClient, **labels: str) -> list[Any]:
     """The containers, running or not, that carry all of these labels."""
     wanted = [f"{key}={value}" for key, value in labels.items()]
     return list(engine.containers.list(all=True, filters={"label": wanted}, ignore_removed=True))
+
+
+def log(container: Any) -> str:
+    """What a container has written lately."""
+    return str(container.logs(tail=LOG_LINES).decode(errors="replace"))

@@ -213,9 +213,15 @@ class NodeBroker(LocalBroker):
         if not self._alive():
             raise BrokerError(
                 "The private node ended while it started.",
-                f"the end of its log:\n{processes.tail(self.log)}",
+                f"in its log:\n{processes.telling(self._log())}",
                 "see `labkit doctor`, or take a broker from Docker (LABKIT_BROKER=container)",
             )
+
+    def _log(self) -> str:
+        try:
+            return self.log.read_text(errors="replace")
+        except OSError:
+            return "(no log)"
 
     def _halt(self) -> None:
         import psutil

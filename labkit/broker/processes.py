@@ -127,12 +127,8 @@ def end(owner: Owner | None, timeout_wall_s: float = 5.0) -> None:
             time.sleep(0.01)
 
 
-def tail(log: Path, errors: int = 8, last: int = 4) -> str:
+def telling(log: str, errors: int = 8, last: int = 4) -> str:
     """What a log says went wrong: its first errors and its last lines, for an error message."""
-    try:
-        text = log.read_text(errors="replace").strip()
-        lines = [line[:LINE] for line in text.splitlines()]  # Erlang's may be pages long
-    except OSError:
-        return "(no log)"
+    lines = [line[:LINE] for line in log.strip().splitlines()]  # Erlang's may be pages long
     first = [line for line in lines if "[error]" in line][:errors]
     return "\n".join([*first, *(line for line in lines[-last:] if line not in first)])

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import labkit.broker
-from labkit.broker import address, engine, records
+from labkit.broker import address, base, engine, records
 from labkit.broker.processes import marked
 from labkit.errors import BrokerError
 from tests.broker.conftest import nothing_left
@@ -92,6 +92,26 @@ def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_lea
             assert not engine.find(docker, **{engine.LABEL: own.record.id})
     with pytest.raises(BrokerError, match="has been closed"):
         own.start()
+
+
+def test_a_server_that_starts_and_does_not_answer_shows_the_errors_in_its_log(own, monkeypatch):
+    error = "[error] <0.447.0> an index can't be read"
+    if own.kind == "node":
+        with own.log.open("a") as log:
+            log.write(f"{error}\n")
+    else:
+        with own._container() as container:
+            assert container.exec_run(["sh", "-c", 'echo "$0" >/proc/1/fd/1', error]).exit_code == 0
+    own.stop()
+    with monkeypatch.context() as hurried:
+        hurried.setattr(base, "READY_TIMEOUT_WALL_S", 0.0)
+        with pytest.raises(BrokerError, match="does not answer after its start") as caught:
+            own.start()
+    assert f"in its log:\n{error}\n" in caught.value.seen
+    started = own.record.details.get("process")
+    own.start()  # it was under way all the time
+    assert own.record.details.get("process") == started
+    assert own.answers()
 
 
 def test_nothing_of_a_node_listens_beyond_loopback_or_shows_its_password(broker):
