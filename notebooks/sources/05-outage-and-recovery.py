@@ -662,7 +662,7 @@ for queue in found:
     print(f"missing: {max(0, safe[queue] - found[queue]):6}")
 
 # %% [markdown]
-# These numbers are a race between the publishers, the broker's disk and the kill, so yours differ on each run. The publisher without confirms is many times as fast. In the tenth of a second that a kill takes it publishes hundreds or thousands of orders, and usually loses them all: what was in the sockets' buffers, or in the broker's memory and not on disk yet. No call told it so. At the end it got an error, since the connection broke; but which of its orders had come through, nobody can tell it. One thing is no race:
+# These numbers are a race between the publishers, the broker's disk and the kill, so yours differ on each run. The publisher without confirms is many times as fast. In the fraction of a second that a kill takes it publishes hundreds or thousands of orders, and usually loses them all: what was in the sockets' buffers, or in the broker's memory and not on disk yet. No call told it so. At the end it got an error, since the connection broke; but which of its orders had come through, nobody can tell it. One thing is no race:
 
 # %%
 if own:
@@ -675,7 +675,7 @@ if own:
 #
 # So each of the four has its own part. A durable queue and a persistent message keep the orders that have arrived. A durable exchange keeps the way in for the next ones. And a confirm tells the publisher which have arrived, before anybody is told "received". The shop's order service does all four, which is why it can answer 202.
 #
-# One machine stays one machine. A kill can damage what was safe: RabbitMQ 3.10 writes the list of what is in a queue in large pieces, the first after 16,384 orders, and can't read a piece that was cut short. When we let the hurried publisher run that far, one kill in about 300 fell into such a piece, and the broker did not start again. (In 207 kills of 4.0 and 4.3 it did not happen.) That is why it begins last here. A real power cut takes the operating system along, too, with what it has not yet put on the disk, and the disk itself can die. Notebook 12 puts a queue on three machines.
+# One machine stays one machine. A kill can damage what was safe: RabbitMQ 3.10 writes the list of what is in a queue in large pieces, the first after 16,384 orders, and can't read a piece that was cut short. When we let the publisher without confirms run that far, one kill in about 300 fell into such a piece, and the broker did not start again. (In 207 kills of 4.0 and 4.3 it did not happen.) That is why it begins last here. A real power cut takes the operating system along, too, with what it has not yet put on the disk, and the disk itself can die. Notebook 12 puts a queue on three machines.
 
 # %% [markdown]
 # ## Exercises
