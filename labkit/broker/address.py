@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, urlsplit
 
@@ -123,12 +124,17 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_ports(count: int) -> list[int]:
-    """That many different ports of the loopback address on which nobody listens."""
+def free_ports(count: int, besides: Container[int] = ()) -> list[int]:
+    """That many different ports of the loopback address on which nobody listens.
+
+    Args:
+        count: how many.
+        besides: ports that are not to be taken, though nobody listens now.
+    """
     found: list[int] = []
     for port in random.SystemRandom().sample(PORT_RANGE, len(PORT_RANGE)):
-        if is_free(port):
+        if port not in besides and is_free(port):
             found.append(port)
         if len(found) == count:
             return found
-    raise InputError("No port is free.", f"tried {PORT_RANGE.start} to {PORT_RANGE.stop}")
+    raise InputError("No port is free.", f"tried {PORT_RANGE[0]} to {PORT_RANGE[-1]}")

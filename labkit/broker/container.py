@@ -40,8 +40,8 @@ class ContainerBroker(LocalBroker):
         image = image or chosen_image()
         with engine.client():  # before anything is written: is there a Docker at all?
             pass
+        amqp, page = address.free_ports(2, records.ports())
         record = records.new("container", shared, image)
-        amqp, page = address.free_ports(2)
         password = secrets.token_urlsafe(18)
         record.url = f"amqp://labkit:{password}@{address.LOOPBACK}:{amqp}/%2F"
         record.management_url = f"http://{address.LOOPBACK}:{page}"

@@ -119,8 +119,8 @@ class NodeBroker(LocalBroker):
             BrokerError: RabbitMQ is not installed, or does not come up.
         """
         server = require_server()
+        amqp, page, distribution, epmd = address.free_ports(4, records.ports())
         record = records.new("node", shared)
-        amqp, page, distribution, epmd = address.free_ports(4)
         password = secrets.token_urlsafe(18)
         record.url = f"amqp://labkit:{password}@{address.LOOPBACK}:{amqp}/%2F"
         record.management_url = f"http://{address.LOOPBACK}:{page}"

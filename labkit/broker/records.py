@@ -202,6 +202,11 @@ def all_records() -> list[Record]:
     return [record for folder in folders() if (record := load(folder)) is not None]
 
 
+def ports() -> set[int]:
+    """The ports of all brokers that labkit started; one that is stopped needs them again."""
+    return {port for record in all_records() for port in record.details.get("ports", {}).values()}
+
+
 @contextlib.contextmanager
 def locked(timeout_wall_s: float = LOCK_TIMEOUT_WALL_S) -> Iterator[None]:
     """Holds the lock that guards starting and ending shared brokers.

@@ -12,7 +12,7 @@ import pytest
 import labkit.broker
 from labkit.broker import address, base, engine, records
 from labkit.broker.processes import marked
-from labkit.errors import BrokerError
+from labkit.errors import BrokerError, InputError
 from tests.broker.conftest import nothing_left
 from tests.conftest import give_up
 
@@ -46,7 +46,7 @@ def log_of(own) -> str:
 
 
 def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_leaves_nothing(
-    own, home
+    own, home, monkeypatch
 ):
     url = own.url
     put(url)
@@ -56,6 +56,11 @@ def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_lea
     own.stop()
     own.stop()
     assert not own.answers()
+    with monkeypatch.context() as narrow:
+        narrow.setattr(address, "PORT_RANGE", [*own.record.details["ports"].values()])
+        with pytest.raises(InputError, match="No port is free"):  # they are the stopped one's
+            labkit.broker.own_broker(own.kind)
+    assert [record.id for record in records.all_records()] == [own.record.id]
     assert own.start().url == url
     assert own.depths() == {"kept": 1}
 
