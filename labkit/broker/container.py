@@ -155,7 +155,7 @@ class ContainerBroker(LocalBroker):
             if container is None or container.status in ("exited", "dead"):
                 raise BrokerError(
                     "The container ended while RabbitMQ started in it.",
-                    f"in its log:\n{telling(self._log())}",
+                    f"in its log:\n{telling(engine.log(container) if container else '(gone)')}",
                     f"try `docker run --rm {self.record.image}` by itself",
                 )
 

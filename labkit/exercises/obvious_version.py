@@ -217,7 +217,7 @@ return pika.BlockingConnection(pika.URLParameters(url)).channel()
 #: Case: the defect's number, and what in the evidence tells.
 CASES = {
     "A": (2, "a restart, no error, an exchange that is there, and queues that no longer grow"),
-    "B": (6, "a consumer that holds every message, for hours, and acknowledges none"),
+    "B": (6, "a consumer that holds every message, for minutes, and acknowledges none"),
     "C": (3, "far more deliveries than messages, and good ones that wait behind"),
     "D": (5, "the queue is empty, the work was not done, and there is no place for rejects"),
     "E": (1, "each order comes to payment again and again, once for each charge"),

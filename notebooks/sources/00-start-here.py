@@ -12,7 +12,7 @@
 # %% [markdown]
 # ## What you need
 #
-# Some Python: functions, classes, dictionaries. No knowledge of message queues, threads or web servers.
+# Some Python: functions, classes, dictionaries. A little SQL and pandas helps to read along. No knowledge of message queues, threads or web servers: where an exercise needs some, its hints show how.
 #
 # You run a cell with **Shift+Enter**. Go from top to bottom; each cell builds on those before it. Try it on the one below. It loads the course's helper package, `labkit`, and opens a lab: a corner of the message broker that belongs to this notebook alone.
 

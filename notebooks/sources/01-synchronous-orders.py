@@ -197,7 +197,7 @@ plots.show(
 #
 # **This is a queue.** Nobody designed it, no department sees it, and none of their logs mentions it. To each department, every order took as long as always. It lives in the web server's memory, so a crash of the server takes it along.
 #
-# The next cell splits each response time. `started` is noted by the order service when a worker takes an order.
+# The next cell splits each response time. `intended_s` is the moment of the customer's click. `start_s` is noted by the order service when a worker takes the order.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -325,7 +325,7 @@ charged = down.orders["charges"].sum()
 guess.reveal("a" if 201 in codes else "c" if charged else "b", because=f"{charged} of 4 paid")
 
 # %% [markdown]
-# Read a line of the table: the customer was *told* that the order failed. The payment company has *charged* once. The goods have been taken from the *stock*. There is no *email* and no *label*. 502 is HTTP's word for "a server behind me did not answer".
+# Read a line of the table: the customer was *told* that the order failed. The payment company has *charged* once. The goods have been taken from the *stock*. There is no *email* and no *label*. 502 is HTTP's word for "I got no usable answer from a server behind me".
 #
 # The order service called payment, and that worked. It called inventory, and that worked. It called email, and gave up. But **what was done before the failure stays done.** There is no undo across four programs and four databases. And for want of a mail that could have been sent an hour later, not one order went through.
 
@@ -480,7 +480,7 @@ plots.show(
 )
 
 # %% [markdown]
-# All bars have the colour of an error. The first four customers hold all four workers, and each worker stands still for ten seconds, waiting for a parcel that it will not see. The next four stand at the door until then, and fail in the same way. The question waits with them.
+# All bars have the colour of an error. The first four customers hold all four workers, and each worker stands still for ten seconds, waiting for a parcel that it will not see. The next four stand at the door until then, and fail in the same way. The question stands behind them all, and waits until one of the second four has failed, too.
 #
 # Your own figures, before the customers came and while the workers were held:
 
@@ -633,7 +633,7 @@ print(parallel_audit)
 # %% [markdown]
 # ### Exercise 2: how many workers?
 #
-# A sale is coming, and two customers a second with it. How many web workers does the order service need, at least, so that the line at the door does not grow? Write it for any number of customers a second and any time that an order takes in a worker's hands.
+# A sale is coming, and two customers a second with it. How many web workers does the order service need, at least, so that the line at the door does not grow? Take it that the departments keep up, so that an order takes as long as ever. Write it for any number of customers a second and any time that an order takes in a worker's hands.
 
 
 # %% tags=["exercise"]
@@ -651,7 +651,7 @@ exercises.workers_needed.check(workers_needed)
 # exercises.workers_needed.solution()
 
 # %% [markdown]
-# Try your function with 13.15, the seconds that an order takes while the carrier is slow. And mind that a line which does not grow on average is not yet a short one: real customers don't come in equal steps. Notebook 11 works that out.
+# Try your function with 13.15, the seconds that an order takes while the carrier is slow. (In this shop more workers at the door would not do: payment serves four at a time, 1.33 orders a second. So the line would grow there.) And mind that a line which does not grow on average is not yet a short one: real customers don't come in equal steps. Notebook 11 works that out.
 #
 # ### Exercise 3, if you have time: an audit of your own
 #

@@ -113,7 +113,7 @@ outcome = "a" if in_hand else "c" if back else "b"
 guess.reveal(outcome, because=f"ready while email has it: {in_hand}; after email has gone: {back}")
 
 # %% [markdown]
-# While a consumer has a message, the message is **unacknowledged**. The count of ready messages doesn't show it, so the queue looks empty. But the broker still has it. If the consumer's channel or connection closes, the message becomes ready again. After a crash that is at once. After a power cut the broker must first miss some heartbeats, the signs of life that both sides send, which can take a minute or more. A program that fails but stays connected keeps the message.
+# While a consumer has a message, the message is **unacknowledged**. The count of ready messages doesn't show it, so the queue looks empty. But the broker still has it. If the consumer's channel or connection closes, the message becomes ready again. After a crash that is at once. After a power cut the broker must first miss some heartbeats, the signs of life that both sides send, which can take a minute or more. A program that fails but stays connected keeps the message (on most versions of RabbitMQ for half an hour, see notebook 07).
 #
 # What ends this is the **acknowledgement**, `basic_ack`. It names the message by its **delivery tag**, a number that the broker gave to this delivery. Only now is the message gone.
 #
@@ -149,7 +149,7 @@ print("Ready after the acknowledgement and the end of email:", ready(mailbox))
 #
 # - **direct**: the routing key equals the binding's key, letter by letter.
 # - **fanout**: every queue that is bound, whatever the keys.
-# - **topic**: the binding's key is a pattern. A key is made of words with dots between them. In a pattern, `*` stands for exactly one word, and `#` for any number of words, none included.
+# - **topic**: the binding's key is a pattern. A key is made of words with dots between them. In a pattern, `*` stands for exactly one word, and `#` for any number of words, even none.
 #
 # The experiment binds the same four queues, by the same four keys, to one exchange of each type. So what differs is the type alone. These are the bindings, and the routing keys of the messages:
 
@@ -253,7 +253,7 @@ guess.reveal({"eia": "a", "ia": "b", "a": "c"}[got], because="* is one word, # i
 # %% [markdown]
 # Read the topic column from the top. `order` matches `order.#`, because `#` may stand for no word at all, and not `order.*`, which asks for a second word. `order.item.returned` has three words, so `order.*` doesn't take it, and `order.#` does.
 #
-# A topic exchange can do what the other two do: without wildcards it is direct, with `#` everywhere it is fanout. That is why the shop uses one from notebook 04 on.
+# A topic exchange can do what the other two do: without wildcards it is direct, with `#` everywhere it is fanout. That is why the shop uses one from notebook 03 on.
 
 # %% [markdown]
 # ### Exercise: three desks
@@ -433,7 +433,7 @@ print("Taken:", len(numbers), "- in the order of publishing:", numbers == list(r
 # %% [markdown]
 # ## 5. A consumer that was away
 #
-# In notebook 01, a department that was down took every order down with it. Here the email department is away the whole time while orders come in: 24 of them, a quarter of a shop second apart. Then the order service ends, too. Only after that does email arrive, and takes 0.1 shop seconds for each mail.
+# In notebook 01, a department that was down took every order down with it. Here the email department is away the whole time while orders come in: 24 of them, a quarter of a shop second apart. Then the order service ends, too. Only after that does email arrive. It takes 0.1 shop seconds for each mail.
 #
 # The two programs never run at the same time. After each step the cell records how many messages are ready.
 
@@ -746,7 +746,7 @@ for mistake, (exchange, key) in mistakes.items():
     print(f"{mistake:25}" + "".join(f"{each:21}" for each in heard).rstrip())
 
 # %% [markdown]
-# A wrong exchange name is loud: the broker closes the channel with the code 404, not found. With a plain publish the exception comes at the *next* call on the channel, which may be much later. The other two mistakes are silent, unless you ask for both: confirms, so that `basic_publish` waits for the broker's answer, and `mandatory`, so that the answer can be a refusal.
+# A wrong exchange name is loud: the broker closes the channel with the code 404, not found. With a plain publish the exception comes at the *next* call on the channel, which may be much later. The other two mistakes are silent, unless you ask for both: confirms, so that `basic_publish` waits for the broker's answer, and `mandatory`, so that the broker sends the message back before it confirms. pika raises `UnroutableError` then.
 #
 # Two details. Keys are compared letter by letter, capitals included: `Sale` is not `sale`. And `mandatory` without confirms doesn't help: the message comes back later and by itself, to a callback that you must have set with `add_on_return_callback`.
 #
@@ -835,7 +835,7 @@ for way, times_s in cost_s.items():
     print(f"{way:28}{p50:8.2f}{p95:8.2f}{p99:8.2f}")
 
 # %% [markdown]
-# *Plain* times only the hand-over to the socket: when the call returns, the broker may not have read the message yet. A confirm adds the way to the broker and back, and the time until the message is on disk: on a machine that has little else to do, a millisecond or less. At the median, `mandatory` adds nothing that could be seen. (The `p99` of 200 messages rests on the two slowest, and differs from run to run.) Over a network, add the network's round trip. For an order that is little: the customer of notebook 01 waited for the departments, and that took seconds. For a million measurements a minute it would be much, and notebook 06 shows how to confirm many at once.
+# *Plain* times only the hand-over to the socket: when the call returns, the broker may not have read the message yet. A confirm adds the way to the broker and back, and the time until the message is on disk: on a machine that has little else to do, about a millisecond. At the median, `mandatory` adds nothing that could be seen. (Only two of 200 messages are slower than `p99`, so it differs from run to run.) Over a network, add the network's round trip. For an order that is little: the customer of notebook 01 waited for the departments, and that took seconds. For a million measurements a minute it would be much, and notebook 06 shows how to confirm many at once.
 #
 # The other costs don't fit into a column of milliseconds:
 #

@@ -33,9 +33,9 @@ crowds = Counter()  # how many crowds of each name there were; `crowd` below cou
 # %% [markdown]
 # ## Two shops, one kind of door
 #
-# Both shops are open from now on, each with a folder of databases of its own. Both take an order as `POST /orders` over HTTP. Both doors have four web workers. Payment has four workers in both, and so has shipping; inventory and email have one each. What a department does with an order is the same function, called by an HTTP request in one shop and by a message in the other. So any difference that you measure comes from what stands between them.
+# Both shops are open from now on, each with a folder of databases of its own. Both take an order as `POST /orders` over HTTP. Both doors have four web workers. Payment has four workers in both, and so has shipping; inventory and email have one each. What a department does with an order is the same function, called by an HTTP request in one shop and by a message in the other. So what you measure comes from what stands between them. Two things differ besides: after the payment the decoupled departments work side by side, and *done* means there that the order is paid and its label printed, not that each department has finished. That is worth 0.15 seconds an order or so.
 #
-# The next cell starts them. `lab.use` starts something and stops it with the lab, at the end. The synchronous shop gets more patience than in notebook 01, a time-out of 60 seconds: no department is slow here, and no order shall fail because this machine has a bad moment. Analytics and recommendations stay at home for now; they come in later.
+# The next cell starts them. `lab.use` starts something and stops it with the lab, at the end. The synchronous shop has a time-out of 60 seconds, as in most of notebook 01: no department is slow here, and no order shall fail because this machine has a bad moment. Analytics and recommendations stay at home for now; they come in later.
 
 # %%
 staff = ("payment", "inventory", "email", "shipping")
@@ -122,7 +122,7 @@ statuses = [e.detail for e in lab.recorder if e.kind == "status" and e.order_id 
 print("Statuses that the order had:", ", ".join(statuses))
 
 # %% [markdown]
-# Three messages tell the order's whole story, and the order service turned each into a status. Two things are worth a look.
+# Three messages tell the order's whole story. The order was *pending* before the first was published, and the order service turned the two others into *paid* and *completed*. Two things are worth a look.
 #
 # - An event carries all that a department needs: product, quantity, amount, the customer's email address. No department has to ask back.
 # - Each message bears the order's id as its **correlation id**. With no chain of calls any more, this is what ties together what five programs did for one order. You will miss it the first time that a service leaves it out.
@@ -402,7 +402,7 @@ plots.show(
 # %% [markdown]
 # The line of `payment_processing` climbs as long as customers come: each second brings 2 and payment takes 1.33, so two thirds of an order is left over. When the last customer has been answered, nothing comes any more, and payment works off what waits. That is **draining**.
 #
-# In the other queues there are at most a few, for a moment, but not because their departments are quick by nature. They get no more than payment lets through.
+# In the other queues there are at most a few, for a moment. Email hears of each order at once, as payment does, but needs only a tenth of a second for a mail. The others are not quick by nature: they get no more than payment lets through.
 
 # %%
 answered = measure.response_times(rush)["outcome"].value_counts().to_dict()
@@ -436,7 +436,7 @@ plots.show(
 # %% [markdown]
 # The pale bar in payment's lane is the order's wait in the queue. Its customer does not see it, except that the mail about the payment comes later. Email's first mail may wait a moment, too, and the backlog plot shows nothing of it: email may hold ten messages at once, and a message in its hands is no longer ready in the queue.
 #
-# People say that a queue makes a system faster. It makes the customer's wait shorter. The work takes as long, and had they kept coming at 2 a second, the line would have gone on climbing, without end. A queue is good at bridging a rush, as long as on average less comes than can be done. It is no cure for too few hands. Notebook 09 takes that to its end.
+# People say that a queue makes a system faster. It makes the customer's wait shorter. The work takes as long, and had customers kept coming at 2 a second, the line would have gone on climbing, without end. A queue is good at bridging a rush, as long as on average less comes than can be done. It is no cure for too few hands. Notebook 09 takes that to its end.
 
 # %% [markdown]
 # ## The forgotten acknowledgement
@@ -474,7 +474,7 @@ let_come(shop, lab.recorder, load.constant(2, 5), crowd("loyal"))
 print(lab.vhost.depths(["loyalty_points"]))
 
 # %% [markdown]
-# `serve` is a whole consumer of pika's, from connection to close. It takes messages until `wanted` have come, and listens for 0.3 real seconds more, in case there are others. With `prefetch_count=3` the broker leaves it at most three messages that are not acknowledged. It prints how many are still waiting at that moment.
+# `serve` is a whole consumer of pika's, from connection to close. It takes messages until `wanted` have come, and listens for 0.3 real seconds more, in case there are others. With `prefetch_count=3` the broker leaves it at most three messages that are not acknowledged. It returns how many are still ready at that moment.
 
 
 # %%
@@ -721,7 +721,7 @@ print(f"The last was paid {paid['end_s'].max() - last_came_s:.1f} s after the la
 #
 # ### 3. The status page
 #
-# "Received" is not much of an answer. Write the loop behind a page that tells the customer how it went on. `ask()` gives the order's status now. `pause()` waits a moment. Ask until the order is at its end, and at most `most` times; give back the last status.
+# "Received" is not much of an answer. Write the loop behind a page that tells the customer how it went on. `ask()` gives the order's status now. `pause()` waits a moment. Ask until the order is at its end, which is `completed` or `declined` (the customer's card was refused), and at most `most` times; give back the last status.
 
 
 # %% tags=["exercise"]
@@ -773,13 +773,13 @@ print("Orders that were charged, and still pending for a while:", (gap_s > 0).su
 # %% tags=["nbval-ignore-output"]
 p50, p95 = (1000 * lab.pace.to_wall(gap) for gap in measure.percentiles(gap_s, [50, 95]))
 print(
-    f"For so long: p50 {p50:.1f} real ms, p95 {p95:.1f} real ms; and as long as it takes where a queue is full"
+    f"For so long: p50 {p50:.1f} real ms, p95 {p95:.1f} real ms; and longer where messages wait in the queue"
 )
 
 # %% [markdown]
 # **One more system to run.** The shop now depends on a broker, which wants to be watched, updated and secured. When it is down, no order gets through at all.
 #
-# **A message may come twice.** A department that crashes between its work and its acknowledgement gets the message again, as the loyalty points did. This shop's payment sends an idempotency key, so that the gateway charges once. Each consumer needs an answer of this kind. Notebook 06 is about them.
+# **A message may come twice.** A department that crashes between its work and its acknowledgement gets the message again, as the loyalty points did. This shop's payment sends an *idempotency key*, the same with each try, so that the gateway charges once. Each consumer needs an answer of this kind. Notebook 06 is about them.
 #
 # **Errors are harder to follow.** A stack trace ends at the queue. What went wrong with an order is spread over the logs of seven services, and the correlation id is the thread that joins them.
 

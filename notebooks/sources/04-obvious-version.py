@@ -62,7 +62,7 @@ def open_shop(kind):
 
 
 # %% [markdown]
-# And a look into a queue, which asks the broker without changing anything: a **passive** declare. Its answer holds the number of messages that wait, which are called **ready**. `found` collects what we count in this notebook: for each defect, in the obvious version and in the mended one.
+# And a look into a queue, which asks the broker without changing anything: a **passive** declare. Its answer holds the number of messages that wait, which are called **ready**. `found` collects what we count in this notebook: for each defect, with it and without it.
 
 
 # %%
@@ -115,7 +115,7 @@ measured = "c" if braked else "b" if order_before.charges == 2 else "a"
 guess_charges.reveal(measured, because=f"charges in the ledger: {order_before.charges}")
 
 # %% [markdown]
-# Payment's queue is bound to the exchange that payment publishes to. So its own `PAYMENT_COMPLETED` comes back to it, and it charges again, and says so again. **A service that publishes to the exchange that it listens to feeds itself**, unless something keeps its own news away. Without the brake this ends when the customer's account is empty.
+# Payment's queue is bound to the exchange that payment publishes to. So its own `PAYMENT_COMPLETED` comes back to it, and it charges again, and says so again. **A service that publishes to the exchange that it listens to feeds itself**, unless something keeps its own news away. Without the brake the customer is charged until the account is empty, and even then it goes on: a `PAYMENT_FAILED` comes back to payment in the same way.
 #
 # Here is the life of that one order, as it was recorded.
 
@@ -295,7 +295,7 @@ guess_gateway.reveal(measured, because=f"3 orders saved, 3 customers told, {left
 #
 # ### Mended: a dead letter exchange
 #
-# A queue can name a **dead letter exchange**. What is rejected without requeue is then published there, with a note of what happened to it. A queue bound to that exchange keeps such messages until somebody looks at them. So email can reject what it can't use, without a loop; and payment's rejects, whose code stays as it is, are no longer gone.
+# A queue can name a **dead letter exchange**. What is rejected without requeue is then published there, with a note of what happened to it. A queue bound to that exchange keeps such messages until somebody looks at them. So email can reject what it can't use, without a loop; and what payment rejects is no longer lost, though payment's code stays as it is.
 
 
 # %%
@@ -344,7 +344,7 @@ print("It is here because:", death["reason"])
 channel.basic_nack(method.delivery_tag, requeue=True)
 
 # %% [markdown]
-# The header `x-death` is the note that the broker adds. It names the queue that the message comes from, so it can be put back there: published to that queue, then acknowledged here. In this order: a crash in between then leaves the message in both places, and the other way round in none. The gateway is well again, so the shop opens once more on the same databases, and the three orders go on as if nothing had been.
+# The header `x-death` is the note that the broker adds. It names the queue that the message comes from, so it can be put back there: published to that queue, then acknowledged here. In this order: a crash in between then leaves the message in both places, and the other way round in none. The gateway is well again, so the shop opens once more on the same databases, and the three orders go on as if nothing had happened.
 
 # %%
 while (letter := channel.basic_get("dead_letters"))[0]:
@@ -465,7 +465,7 @@ guess_status = labkit.predict(
     {
         "a": "paid",
         "b": "pending, and the news waits in the queue",
-        "c": "pending, and the queue is empty",
+        "c": "pending, and no message is ready in the queue",
     },
     answer=None,
 )
@@ -492,7 +492,7 @@ guess_status.reveal(
 )
 
 # %% [markdown]
-# `basic_consume` tells the broker: send me what comes into this queue. The broker does, and all three messages go to the order service, where they lie **unacknowledged** in its connection. But pika calls the callback from within `start_consuming()`, which serves the connection until it is stopped, or `process_data_events()`, which serves it for a moment, and nobody calls either. The queue looks healthy: a consumer, nothing waiting. Only when the connection closes does the broker see that nothing was acknowledged, and the three messages are ready again.
+# `basic_consume` tells the broker: send me what comes into this queue. The broker does, and all three messages go to the order service, where they lie **unacknowledged** in its connection. But pika calls the callback from within `start_consuming()`, which serves the connection until it is stopped, or `process_data_events()`, which serves it for a moment, and nobody calls either. The queue looks healthy: a consumer, nothing waiting. Only when the channel or the connection closes does the broker see that nothing was acknowledged, and the three messages are ready again.
 #
 # The mend is to do what `basic_consume` promised. It takes a thread that does nothing but consume, with a connection of its own. `labkit.Consumer` is that: in a thread it connects, calls `basic_consume`, then serves the connection until it is stopped.
 
@@ -786,7 +786,7 @@ if own:
 # %% [markdown]
 # The first publish gets an error: there is no such exchange, and the broker closes the channel. That is the lucky case, for it is noticed. The second one is the bad one. The order service has started again and declared its exchange, as it does each time, so there is an exchange, and no error. But the bindings were the departments' business, and nobody has made them again. The queues stand there, connected to nothing. Each order is accepted, confirmed and thrown away.
 #
-# For a message to outlive the broker, all of the chain must: the exchange and the queue (`durable=True`), the binding (which lasts as long as both do), and the message (`delivery_mode=2`). And the publisher must wait for the confirm before it takes the message for safe. Notebook 05 goes through the combinations, with a broker that is killed.
+# For a message in a queue to outlive the broker, the queue must be durable and the message persistent (`delivery_mode=2`). For the *next* message to find its way, the exchange must be durable, too; the binding lasts as long as both do. And the publisher must wait for the confirm before it takes a message for safe. Notebook 05 goes through the combinations, with a broker that is killed.
 
 # %% [markdown]
 # ## Experiment 6: one connection for all (defect 9)
@@ -910,7 +910,7 @@ found[9] = ("800 orders from eight threads: all confirmed", *counts)
 #
 # Compare `arrived` with `confirmed`, too. Messages may have arrived although nobody was told so: without a confirm, the publisher doesn't know. It can publish them again and risk having them twice, or leave it and risk having lost them.
 #
-# A `BlockingConnection` belongs to one thread. A web server with four workers needs four connections; `labkit.amqp.Publisher`, the `_publisher` that you saw in `_announce`, keeps one for each thread. Some put a lock around the shared connection instead. Then the threads wait for each other, and between two orders nobody answers the broker's heartbeats.
+# A `BlockingConnection` belongs to one thread. A web server with four workers needs four connections; `labkit.amqp.Publisher`, the `_publisher` that you saw in `_announce`, keeps one for each thread. Some put a lock around the shared connection instead. Then the threads wait for each other. Either way nobody answers the broker's heartbeats between two orders, so the broker may close a connection that was quiet for long, and the publisher must be ready to open another.
 
 # %% [markdown]
 # ## The mended shop
@@ -969,7 +969,7 @@ mended.stop()
 # %%
 import pandas as pd
 
-columns = ["what was counted", "obvious version", "mended"]
+columns = ["what was counted", "with the defect", "mended"]
 table = pd.DataFrame.from_dict(found, orient="index", columns=columns).sort_index()
 table.index.name = "defect"
 table
@@ -982,7 +982,7 @@ table
 # | 3 `requeue=True` on any error | try it again | a hot loop at the head of the queue |
 # | 4 no delivery mode 2 | it goes into a durable queue | lost by a restart |
 # | 5 `requeue=False`, no dead letter exchange | out of the way | gone |
-# | 6 registered, never consuming | pika calls the callback | it does so in `start_consuming()` alone |
+# | 6 registered, never consuming | pika calls the callback | it does so only while something serves the connection, such as `start_consuming()` |
 # | 7 saved, then published | the safe order of the two | a crash in between loses the order |
 # | 8 prefetch 10 | ten at once | ten in hand, one at work |
 # | 9 one connection for all threads | a connection can serve all | it belongs to one thread |
@@ -1056,8 +1056,8 @@ exercises.channel_for_thread.check(channel_for_thread, url=lab.url)
 # %% [markdown]
 # **4. Name the defect.** Five shops call for help. Each has one of the nine defects. Which?
 #
-# - **A.** "Since the broker's update at four in the morning we get orders, and the order service logs no error. The exchange is there. Every queue has its consumers, all are idle, and no queue has grown since."
-# - **B.** "Customers complain that their orders never move on. The queue `order_updates`: 1 consumer, 0 ready, 4,210 unacknowledged, and that number only grows. Deliveries today: 4,210. Acknowledgements today: 0."
+# - **A.** "Orders come in as ever, and the order service logs no error. At four in the morning the broker was updated. The exchange is there. Every queue has its consumers, all are idle, and no queue has grown since."
+# - **B.** "Customers complain that their orders never move on. The queue `order_updates`: 1 consumer, 0 ready, 410 unacknowledged, and that number only grows. In the last twenty minutes: 410 deliveries, 0 acknowledgements."
 # - **C.** "The queue `email_notifications` has 300 ready and 10 unacknowledged, and the processor is at its limit. Deliveries in the last minute: 190,000. Mails in the last minute: 0."
 # - **D.** "The bank's gateway was away from ten to eleven. Of that hour we have 86 orders without a charge. The queue `payment_processing`: 4 consumers, 0 ready, 0 unacknowledged. Nothing was restarted."
 # - **E.** "Twenty orders today, and payment has acknowledged 31,000 messages. None was redelivered. The customers' banks are on the phone."
@@ -1111,14 +1111,14 @@ print(f"a payment of 3 s takes {3000 / safe:,.0f} times as long as both")
 # ## Recap
 #
 # - A service that listens to the exchange that it publishes to feeds itself. Bind by topic, and take only what you need.
-# - Exchange, queue, binding and message must all survive for an order to survive. Where one of them does not, the order is lost.
+# - An order that waits survives where queue and message are made to last. The next order needs the exchange and the binding as well. Where one of them is gone, an order is lost.
 # - `requeue=True` makes a hot loop of a message that can't be processed, and `requeue=False` without a dead letter exchange throws it away. Reject into a dead letter exchange.
 # - `basic_consume` only registers. Something has to serve the connection.
 # - Between *saved* and *published* lies a crash. Note what is not announced yet.
 # - Prefetch says how many messages a consumer holds, not how many it works on.
 # - One connection, one thread.
 #
-# **What comes next.** The shop is sound now, in fair weather. In part 3 the weather changes: payment is down for an hour, the broker is killed under load, the same message comes twice. Notebook 05 starts with the outage, and asks what exactly a queue promises.
+# **What comes next.** The shop is sound now, in fair weather. From notebook 05 on the weather changes: payment is down for an hour, the broker is killed under load, the same message comes twice. Notebook 05 starts with the outage, and asks what exactly a queue promises.
 #
 # The last cell stops what this notebook has started.
 

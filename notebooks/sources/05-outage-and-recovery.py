@@ -83,7 +83,7 @@ def waiting_in(queue):
 # %% [markdown]
 # ## Payment crashes
 #
-# After 5 seconds payment crashes: all four workers at once, in the middle of whatever they do, as if somebody had pulled the plug. For 20 seconds nobody notices. Customers go on ordering. Then payment is started again, and customers still go on ordering. Two things are worth a prediction.
+# After 5 seconds payment crashes: all four workers at once, in the middle of whatever they do, as if somebody had killed the process. For 20 seconds nobody notices. Customers go on ordering. Then payment is started again, and customers still go on ordering. Two things are worth a prediction.
 
 # %%
 guess_customers = labkit.predict(
@@ -207,7 +207,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Until the crash nothing waits. At the crash, the two or three orders that payment had in hand come back into its queue at once: they were not acknowledged, and the broker saw the connections break. Then the line climbs by an order every 2 seconds. From the return on it falls, four at a time, since four workers take one each. The other queues stay flat all the time: email, inventory, shipping and the order service are not held up by a queue that is not theirs.
+# Until the crash nothing waits. At the crash, the two or three orders that payment had in hand come back into its queue at once: they were not acknowledged, and the broker saw the connections break. (Had the whole machine died, the broker would have seen it only by the missing heartbeats, a minute or so later.) Then the line climbs by an order every 2 seconds. From the return on it falls, four at a time, since four workers take one each. The other queues stay flat all the time: email, inventory, shipping and the order service are not held up by a queue that is not theirs.
 #
 # The dotted line is the forecast. When payment is back, it does 4 / 4 = 1 order a second, and 0.5 a second still come. So the backlog shrinks by the difference:
 #
@@ -244,7 +244,7 @@ print(f"Forecast with {done['duration_s'].mean():.2f} s, as measured: {by_measur
 # %% [markdown]
 # Those who come meanwhile are what makes it long: the backlog alone would be through in half the time. Two things part the forecast from what happens. When the last message leaves the queue, four orders are still in work, and the forecast counts those in: that makes it too late. And a payment takes more than 4 seconds, with all that belongs to it: that makes it too early, and the more so the busier your machine is. The last line takes the time for a payment as it was measured. That mends the second alone: on a slow machine it comes closer, and on a quick one, where the first weighs more, it may not.
 #
-# The formula says more than one number. Backlog is arrival rate times outage. So a shop that works at half of its capacity needs as long to recover as the outage lasted. What if it works closer to its limit?
+# The formula says more than one number. Backlog is arrival rate times outage, and what payment had in hand comes on top, which in a long outage doesn't count. So a shop that works at half of its capacity needs as long to recover as the outage lasted. What if it works closer to its limit?
 
 # %%
 for busy in (0.5, 0.8, 0.9, 0.95):
@@ -286,7 +286,7 @@ print("Orders with a second label:", sum(orders["labels"] > 1))
 # - the **message**, which is published as persistent (`delivery_mode=2`) or not,
 # - the **confirm**: whether the publisher waits until the broker says that it has the message.
 #
-# You try them all, also those that nobody should use: from 4.3 on RabbitMQ makes a queue that is not durable only where its operator permits it, as here. There are eight ways to choose the first three, with confirms; and a ninth row has all three, but no confirms.
+# You try them all, also those that nobody should use: from 4.3 on RabbitMQ makes a queue that is neither durable nor exclusive only where its operator permits it. Our two brokers do. There are eight ways to choose the first three, with confirms; and a ninth row has all three, but no confirms.
 
 # %%
 kinds = itertools.product(("durable", "-"), ("durable", "-"), ("persistent", "-"), ("yes",))
@@ -365,7 +365,7 @@ def publish_on(url, queue, confirm, safe):
 
 
 # %% [markdown]
-# The publisher without confirms begins when the other one has a hundred orders safe, and the kill comes when it has a hundred, too. Before all that there are 3 real seconds of rest, since on RabbitMQ up to 4.1 even a durable queue may be lost that was declared a moment before the power went.
+# The publisher without confirms begins when the other one has a hundred orders safe, and the kill comes when it has a hundred, too. Before all that there are 3 real seconds of rest, since on RabbitMQ up to 4.1 even a durable queue may be lost that was declared a moment before the kill.
 
 
 # %%
@@ -626,11 +626,11 @@ if own:
     there = left["killed"].get(row, 0)
     guess_row.reveal(
         "c" if there == 10 else "b" if there else "a",
-        because="the exchange is the way into the queue; what is in has no more need of it",
+        because="the exchange is the way into the queue; what is in the queue has no more need of it",
     )
 
 # %% [markdown]
-# So does the exchange not matter? It does for the next order. Whether an exchange that is not durable is still there depends on the version: up to RabbitMQ 4.1 it is gone, with its bindings; since 4.2 a new broker keeps it. Notebook 04 shows what comes of that: each new order is confirmed and reaches nobody. This is what yours did:
+# So does the exchange not matter? It does for the next order. Whether an exchange that is not durable is still there depends on the version: up to RabbitMQ 4.1 it is gone, with its bindings; since 4.2 a new broker keeps it. Notebook 04 shows what comes of that: whoever publishes to it is refused, until a service declares it anew as it starts. From then on it is there without its bindings, and each new order is confirmed and reaches nobody. This is what yours did:
 
 
 # %% tags=["nbval-ignore-output"]
@@ -662,7 +662,7 @@ for queue in found:
     print(f"missing: {max(0, safe[queue] - found[queue]):6}")
 
 # %% [markdown]
-# These numbers are a race between the publishers, the broker's disk and the kill, so yours differ on each run. The publisher without confirms is many times as fast. In the fraction of a second that a kill takes it publishes hundreds or thousands of orders, and usually loses them all: what was in the sockets' buffers, or in the broker's memory and not on disk yet. No call told it so. At the end it got an error, since the connection broke; but which of its orders had come through, nobody can tell it. One thing is no race:
+# These numbers are a race between the publishers, the broker's disk and the kill, so yours differ on each run. The publisher without confirms does not wait for the broker. In the fraction of a second that a kill takes it publishes some hundreds of orders, or thousands, and usually loses them all: what was in the sockets' buffers, or in the broker's memory and not on disk yet. No call told it so. At the end it got an error, since the connection broke; but which of its orders had come through, nobody can tell it. One thing is no race:
 
 # %%
 if own:
@@ -673,16 +673,16 @@ if own:
 # %% [markdown]
 # A confirm for a persistent message in a durable queue comes when the broker has written the message down. So what was confirmed is there. (It can be one more than was confirmed: the broker had written it, and died before it could say so.) What was not confirmed may be there or not: the publisher has to publish it once more, and then it may be there twice.
 #
-# So each of the four has its own part. A durable queue and a persistent message keep the orders that have arrived. A durable exchange keeps the way in for the next ones. And a confirm tells the publisher which have arrived, before anybody is told "received". The shop's order service does all four, which is why it can answer 202.
+# So each of the four has its own part. A durable queue and a persistent message keep the orders that the broker has written down. A durable exchange keeps the way in for the next ones. And a confirm tells the publisher which have arrived, before anybody is told "received". The shop's order service does all four, which is why it can answer 202.
 #
-# One machine stays one machine. A kill can damage what was safe: RabbitMQ 3.10 writes the list of what is in a queue in large pieces, the first after 16,384 orders, and can't read a piece that was cut short. When we let the publisher without confirms run that far, one kill in about 300 fell into such a piece, and the broker did not start again. (In 207 kills of 4.0 and 4.3 it did not happen.) That is why it begins last here. A real power cut takes the operating system along, too, with what it has not yet put on the disk, and the disk itself can die. Notebook 12 puts a queue on three machines.
+# One machine stays one machine. A kill can damage what was safe: RabbitMQ 3.10 writes the list of what is in a queue in large pieces, the first after 16,384 orders, and can't read a piece that was cut short. When we let the publisher without confirms run that far, one kill in about 300 fell into such a piece, and the broker did not start again. (In 207 kills of 4.0 and 4.3 it did not happen.) That is why that publisher begins last here. A real power cut takes the operating system along, too, with what it has not yet put on the disk, and the disk itself can die. Notebook 12 puts a queue on three machines.
 
 # %% [markdown]
 # ## Exercises
 #
 # ### 1. When are we through?
 #
-# Payment was down for `outage_s` seconds. Orders come at `per_s` a second, all the time. Payment is back with `workers` hands, each of which takes `takes_s` seconds for an order. How many orders wait at its return, and how many seconds later have they drained? Take it as a flow. Where it never drains, the seconds are `math.inf`.
+# Payment was down for `outage_s` seconds. Orders come at `per_s` a second, all the time. Payment is back with `workers` hands, each of which takes `takes_s` seconds for an order. How many orders wait at its return, and how many seconds later have they drained? Take it as a flow: fractions of an order count, and nobody had an order in hand at the crash. Where it never drains, the seconds are `math.inf`.
 
 # %% tags=["exercise"]
 import math
@@ -708,7 +708,7 @@ exercises.recovery.check(recovery)
 # %% [markdown]
 # ### 2. A loop that stops
 #
-# `channel.consume(queue, inactivity_timeout=0.1)` is pika's other way to consume: a generator, to be used in a `for`. It yields `(method, properties, body)`, and `(None, None, None)` where nothing has come for 0.1 real seconds. When you leave the loop, `channel.cancel()` cancels the consumer and gives back what was fetched ahead.
+# `channel.consume(queue, inactivity_timeout=0.1)` is pika's other way to consume: a generator, to be used in a `for`. It yields `(method, properties, body)`, and `(None, None, None)` where nothing has come for 0.1 real seconds. When you leave the loop, `channel.cancel()` cancels the consumer and gives back what was fetched ahead. (A message that the generator has yielded is not among that: it is yours to handle and acknowledge.)
 #
 # Write a loop that calls `handle(body)` for each message, acknowledges it, and returns soon after `stop.is_set()` becomes true: with a backlog, and on an empty queue. What it has not handled must be in the queue again.
 
@@ -789,11 +789,11 @@ exercises.reading.check(reading)
 #
 # **Late work may be wrong work.** After an hour, the stock is sold to somebody else, the card has expired, and "your parcel arrives today" is a lie. A message can be given a time to live (notebooks 07 and 09), and a department can look at the order's age before it begins.
 #
-# **The backlog comes back all at once.** At its return payment sends the gateway as much as it can, for as long as it takes to drain. Those who come after payment must stand that.
+# **The backlog comes back all at once.** At its return payment sends the gateway as much as it can, for as long as it takes to drain. The gateway must stand that, and so must those who come after payment.
 #
 # **Spare hands cost money.** At half load they are idle half of the time, and they are what you recover with.
 #
-# **Safety costs time.** The publisher without confirms was faster by far, as you have seen. How to have most of that speed and the confirms as well is in notebook 06.
+# **Safety costs time.** A publisher that waits for each confirm is slower by far than one that doesn't. By how much, and how to have most of the speed and the confirms as well, is in notebook 06.
 
 # %%
 lab.stop()
@@ -809,7 +809,7 @@ print("Done.")
 # - Drain time = backlog / (service rate - arrival rate). At half load it is as long as the outage, and near full load it is many times as long.
 # - After a crash, work that was in hand is begun again from the start. After a stop in good order it is not.
 # - `stop_consuming()` asked for by another thread does not end a busy loop. An `Event` that the callback looks at does.
-# - A message is in the queue after a restart if the queue is durable and the message persistent. A durable exchange keeps the way in. A confirm tells the publisher that the broker has taken charge. Without it, a kill loses orders that the publisher takes for safe.
+# - A message is in the queue after a restart if the queue is durable, the message persistent, and the broker has written it down. A durable exchange keeps the way in. A confirm tells the publisher that it is written down. Without it, a kill loses orders that the publisher takes for safe.
 # - A queue keeps an outage from the customers, and from you. Watch the backlog.
 #
 # **Next**: [06 Once, at least once, at most once](06-delivery-guarantees.ipynb). Payment's orders came a second time after the crash. What are the ways to have each order done at least once, at most once, or effectively once, and what does each lose or double?

@@ -81,7 +81,7 @@ def ready_in(queue):
 
 
 # %% [markdown]
-# This is the desk. `basic_qos` sets its prefetch to ten: it wants to hold ten messages at a time. To crash, it breaks its own socket, in the middle of whatever it does.
+# This is the desk. `basic_qos` sets its prefetch to ten: it wants to hold ten messages at a time. To crash, it breaks its own socket, without closing the connection.
 
 
 # %%
@@ -134,7 +134,7 @@ guess.reveal({0: "a", 10: "b", 90: "c"}[lost[True]], because=f"{lost[True]} orde
 # %% [markdown]
 # With `auto_ack` the broker has nothing to wait for, so it sends everything that it has, at once. The prefetch limit is a limit of *unacknowledged* messages, and there are none. The ninety were on their way, in the desk's memory and in the buffers of its socket, and nobody else had them any more. The broker had done all that was asked of it.
 #
-# Without it, ten labels were acknowledged, ten orders were in the desk's hands, and eighty waited. The ten came back. So `auto_ack` is not less typing. It is another promise: **at most once**. It suits messages of which the next one makes the last one worthless, such as a temperature a second.
+# Without it, ten labels were acknowledged, ten orders were in the desk's hands, and eighty waited. The ten came back. So `auto_ack` is not less typing. It is another promise: **at most once**. It suits messages of which each makes the one before it worthless, such as a temperature that is read every second.
 
 # %% [markdown]
 # ## Two lines, and a crash between them
@@ -246,7 +246,7 @@ print("And the channel that has the two orders:", hears(desk))
 print("Ready again:", ready_in("labels"))
 
 # %% [markdown]
-# The broker does not overlook it. It **closes the channel** with `406`, and pika says so at the next call on it, not at the line with the mistake. With the channel goes everything that it had in hand: the two orders that were in work went back into the queue, and will be worked on again. In the second case the channel that holds them has done nothing wrong. It is still open and still holds them, and whoever thinks that they were answered waits for ever. It can be worse. Each channel counts its deliveries from 1 on. Had the other channel a delivery of the same number in hand, the broker would acknowledge that one, without a word.
+# The broker does not overlook it. It **closes the channel** with `406`, and pika says so at the next call on it, not at the line with the mistake. With the channel goes everything that it had in hand: the two orders that were in work went back into the queue, and will be worked on again. In the second case the channel that holds them has done nothing wrong. It is still open and still holds them, and whoever thinks that they were answered waits for nothing, until that channel is closed. It can be worse. Each channel counts its deliveries from 1 on. Had the other channel a delivery of the same number in hand, the broker would acknowledge that one, without a word.
 #
 # This bites those who acknowledge from several threads, those whose handler has an `except` that rejects what was acknowledged before, and those who add `basic_ack` to a consumer with `auto_ack`.
 
@@ -302,7 +302,7 @@ print("To the same queue, the second:       ", told("", "full"))
 guess.reveal("c" if unroutable == "confirmed" else "a", because="it was routed, to nobody")
 
 # %% [markdown]
-# A confirm says: **the broker has taken charge**. For a persistent message in a durable queue that means that it is on disk, as far as the operating system says. It does not say that anybody has got it, or ever will. A message for which there is no queue is dealt with at once, by throwing it away, and confirmed. With `mandatory=True` the broker gives it back instead, and pika raises `UnroutableError`. A queue that refuses is another matter: the broker says no, a *nack*, and pika raises `NackError`.
+# A confirm says: **the broker has taken charge**. For a persistent message in a durable queue that means that it is written to a file, and survives a kill of the broker. (A classic queue does not wait until the operating system has put it on the disk, so a power cut can still lose it. A quorum queue, notebook 07, does wait.) It does not say that anybody has got it, or ever will. A message for which there is no queue is dealt with at once, by throwing it away, and confirmed. With `mandatory=True` the broker gives it back before it confirms it, and pika's `BlockingConnection` raises `UnroutableError`. A queue that refuses is another matter: the broker says no, a *nack*, and pika raises `NackError`.
 #
 # That somebody has *worked on* an order, a publisher learns only from a message that comes back, such as `payment.completed`.
 
@@ -373,12 +373,12 @@ for style, rate_per_s in rates_per_s.items():
     print(f"{style:16} {rate_per_s:8,.0f} persistent messages a real second")
 
 # %% [markdown]
-# A window is several times as fast as one by one, and on a quiet machine about ten times. Its confirms cost next to nothing; it may even be faster than fire and forget, since it puts many messages into one write to the socket. So what is there to be said against a large window? And what is wrong with fire and forget?
+# A window is several times as fast as one by one, and on a quiet machine about ten times. Its confirms cost little beside fire and forget; it may even be faster, since it puts many messages into one write to the socket. So what is there to be said against a large window? And what is wrong with fire and forget?
 
 # %% [markdown]
 # ## The broker is killed
 #
-# Four publishers, one for each way, publish as fast as they can, each into a queue of its own on the broker that is ours. Then that broker is killed, as by a power cut.
+# Four publishers, one for each way, publish as fast as they can, each into a queue of its own on the broker that is ours. Then that broker is killed.
 
 # %%
 try:
@@ -650,7 +650,7 @@ if own:
 # %% [markdown]
 # Not one confirmed order is gone, whichever way it was published. That is what a confirm is worth. Fire and forget took everything for safe that it had handed to the operating system, and most or all of that is gone: messages for whose fate nobody asks are written to disk when it suits the broker.
 #
-# What differs between the three others is what is **in doubt**: one order, a batch, a window and the one order that waited for room in it. Of these some may have arrived and some not, and the publisher can't tell. So it has two choices. It can leave them, and some are lost. Or it can publish all of them again, and some arrive twice. A larger window is faster, and leaves more of them. Whoever publishes again, as the relay does, gives *at least once*.
+# What differs between the three others is what is **in doubt**: one order, a batch, a window and the one order that waited for room in it. Of these some may have arrived and some not, and the publisher can't tell. So it has two choices. It can leave them, and some are lost. Or it can publish all of them again, and some arrive twice. A larger window is faster up to a point, and leaves more of them. Whoever publishes again, as the relay does, gives *at least once*.
 
 # %% [markdown]
 # ## Once after all: the inbox
@@ -701,7 +701,7 @@ designs = pd.DataFrame(
 display(designs.replace({True: "yes", False: "-"}))
 
 # %% [markdown]
-# Each shop takes 300 orders, one after the other as fast as it can, with payment and inventory at work. On the way, nine times, one of the two crashes, before its work, after it or after the acknowledgement. And twice the line to the broker goes **dead** for ten orders. Both ends of a dead line go on sending, their machines take the bytes, and the bytes are gone; only after a while does each connection break. First it is dead on the way to the broker, which swallows publishes and acknowledgements, later on the way back, which swallows deliveries and confirms.
+# Each shop takes 300 orders as fast as it can, with payment and inventory at work. On the way, nine times, one of the two crashes, before its work, after it or after the acknowledgement. And twice the line to the broker goes **dead** for ten orders. A dead line swallows all that is sent one way, and whoever sends does not notice; only after those ten orders do the connections break. The first time it is dead on the way to the broker, which swallows publishes and acknowledgements, the second time on the way back, which swallows deliveries and confirms.
 #
 # The crashes come from a plan that a seed decides: the same seed, the same storm. `faults.plan` gives a time in seconds for each, which we take for the number of the order.
 
@@ -786,7 +786,7 @@ for name, design in DESIGNS.items():
 print("Shops that are through:", len(folders))
 
 # %% [markdown]
-# The audit reads the databases of each, and the gateway's ledger. An order is **lost** if it was accepted, and either not charged or not taken from the stock. It is **doubled** if it was charged twice or taken from the stock twice, and **done once** otherwise.
+# The audit reads the databases of each, and the gateway's ledger. An order is **lost** if it was accepted, and either not charged or not taken from the stock. It is **doubled** if it was charged twice or taken from the stock twice, and **done once** otherwise. (One that is both, charged twice and never taken from the stock, counts as lost.)
 
 
 # %%
@@ -830,7 +830,7 @@ plots.show(
 # Read the bars from the top.
 #
 # - **auto-ack** loses, in each crash, all that was on its way to the consumer, and the order in hand as well if the work was not done. It also loses what was published into the dead line. Since orders come faster than payment works, that is often half of all orders or more. It doubles none: at most once.
-# - **Acknowledging after the work** keeps those. But now it does some twice: a crash after the work charges the customer again, and so does an acknowledgement that the dead line has swallowed, with all that the consumer had in hand. And what was published into the dead line is still lost, since nobody waited for an answer: that shop gives no guarantee at all.
+# - **Acknowledging after the work** keeps those. But now it does some twice: a crash after the work charges the customer again, and so does an acknowledgement that the dead line has swallowed, with all that the consumer had in hand. And what was published into the dead line is still lost, new orders and payment's news alike, since nobody waited for an answer: that shop gives no guarantee at all.
 # - **With confirms** nothing that was published is lost: at least once. Orders are still doubled, and for one reason more: while the line was dead on the way back, confirms did not come for orders that the broker had, so the order service published those again. (It did not crash in this storm. Had it crashed between saving and publishing, that order would be lost here, as you have seen above.)
 # - **With outbox and inbox** the same copies came, and were stopped. The gateway did the same by its idempotency keys. 300 orders, 300 charges, 300 times goods from the stock.
 #
@@ -841,7 +841,7 @@ plots.show(
 #
 # ### 1. Name the guarantee
 #
-# Six desks print labels. `label(order)` prints one and notes it in the desk's database; `transaction()` is a transaction of that database, and the label is what its database knows of. The publisher waits for the confirm of each order and publishes it again where none comes, except in E. Crashes come whenever they like. What does each desk guarantee for the label: `"at most once"`, `"at least once"`, `"effectively once"`, or `"none"`?
+# Six desks print labels. `label(order)` prints one and notes it in the desk's database, in D in the transaction that is open. Count the labels that the database knows of. Take it that each order comes into the queue and is confirmed, once, except in E, where the publisher does not wait for confirms. Crashes of the desk come whenever they like. What does each desk guarantee for the label: `"at most once"`, `"at least once"`, `"effectively once"`, or `"none"`?
 #
 # ```python
 # # A: the consumer has auto_ack=True
@@ -864,7 +864,7 @@ plots.show(
 #         label(order)  # in the same transaction
 # channel.basic_ack(method.delivery_tag)
 #
-# # E: the publisher does not wait for confirms
+# # E: the publisher has not waited for a confirm
 # label(order)
 # channel.basic_ack(method.delivery_tag)
 #
@@ -898,7 +898,7 @@ exercises.guarantees.check(answers)
 #
 # Bookkeeping writes a line into its ledger for each event of an order: one when it is created, one when it is paid. Write its handler. `OrderEvent.read(body)` gives the event, with its `event_id`. `database.transaction()` is a transaction, used as above. `first_time(connection, event_id)` you know, and `book(connection, event)` writes the line, in the transaction whose connection it gets.
 #
-# The check sends events of several orders, one of them twice. Then it does so again and again, and pulls the plug at each point that your code passes: before and after every statement, commit and acknowledgement. After each it starts your handler again, and counts the lines.
+# The check sends events of several orders, and one of the events twice. Then it does so again and again, and pulls the plug at each point that your code passes: before and after every statement, commit and acknowledgement. After each it starts your handler again, and counts the lines.
 
 # %%
 from labkit.exercises.delivery_guarantees import book
@@ -970,7 +970,7 @@ for service, table in (
     print(f"{service:14} {table:14} {count} rows")
 
 # %% [markdown]
-# - **Tables that grow.** A row for each message, in the outbox of whoever tells and in the inbox of whoever listens. Sent rows can be deleted at once. Ids in the inbox must be kept for longer than any copy may come late, a week, say, and then deleted by their age.
+# - **Tables that grow.** A row for each message, in the outbox of whoever tells and in the inbox of whoever listens. Sent rows can be deleted at once. Ids in the inbox must be kept for longer than a copy may be late, a week, say, and then deleted by their age.
 # - **One more hop.** With an outbox a message leaves when the relay next looks, some milliseconds after the commit, and the relay is one more thing that can stand still. Watch its backlog: `outbox.unsent`.
 # - **One database.** Work and id must be in the same transaction, so in the same database. Where a department's data is spread over two, or lies with a company outside, you need keys there, as with the gateway.
 # - **An id that stays.** The publisher must give an event its id once, when it happens, and not each time that it publishes. A new id for each attempt, and no inbox in the world can help.
@@ -988,9 +988,9 @@ print("Done.")
 #
 # - `auto_ack` hands everything over at once and forgets it. What the consumer has not done when it crashes is lost.
 # - Work and acknowledgement are two lines. Acknowledge first: at most once. Work first: at least once. There is no third order.
-# - An acknowledgement belongs to one delivery of one channel. A second one, or one on another channel, closes the channel.
+# - An acknowledgement belongs to one delivery of one channel. A second one closes the channel. One on another channel closes that one, or acknowledges another delivery.
 # - A confirm says that the broker has taken charge. `mandatory` says that there was a queue. Only a message that comes back says that somebody has worked on it.
-# - When the broker is killed, confirmed messages are still there. One by one leaves one message in doubt, a batch or a window as many as it holds.
+# - When the broker is killed, confirmed persistent messages in durable queues are still there. One by one leaves one message in doubt, a batch or a window as many as it holds.
 # - To save and to publish needs an outbox, or a crash parts the two.
 # - To publish what is in doubt again makes copies, and so does every redelivery. An inbox stops them, if it is in the same transaction as the work: effectively once.
 #

@@ -60,7 +60,7 @@ def print_label(order):
 
 
 # %% [markdown]
-# Some plumbing for the experiments. Each of them begins with empty queues of its own making, so you can run any of them again. `put` publishes orders straight to a queue, by the default exchange.
+# Some plumbing for the experiments. Each of them begins with empty queues of its own making, so you can run any of them again. `put` publishes orders straight to a queue, through the default exchange.
 
 
 # %%
@@ -178,14 +178,14 @@ plots.show(
 # %% [markdown]
 # Read it row by row. The first two orders are done at once. From then on each mark is `order-03`, hundreds of them, so close that they make a bar. The seven rows below say it: never delivered.
 #
-# `requeue=True` is no retry. The broker puts the message back where it was, at the head, and delivers it again at once, since there is a consumer that has nothing to do. No time passes in which anything could get better. This is a **poison message** in a **hot loop**: the broker and the desk are as busy as they can be, and nothing is done. With a higher prefetch some good orders slip past, as you saw in notebook 04, until enough poison has come together.
+# `requeue=True` is no retry. The broker puts the message back where it was, at the head of this classic queue, and delivers it again at once, since there is a consumer that has nothing to do. No time passes in which anything could get better. This is a **poison message** in a **hot loop**: the broker and the desk are as busy as they can be, and nothing is done. With a higher prefetch some good orders slip past, as you saw in notebook 04, until enough poison has come together.
 #
 # Many programs put a message back only once: `requeue=not method.redelivered`. That ends the loop. But `redelivered` says only that the message *may* have been delivered before, to a consumer that crashed, say, and it can't count to two.
 
 # %% [markdown]
 # ## Send it away
 #
-# So the desk must get rid of it, without losing it: reject it with `requeue=False`, in a queue that has a **dead letter exchange**. (It must lead to a queue. A dead message for which there is none is thrown away, without a word.) Here that is the default exchange, which routes by queue name, with a routing key that names the queue `dead_letters`. The queue `labels` was declared without one, though. And it is in use: eight orders are waiting in it.
+# So the desk must get rid of it, without losing it: reject it with `requeue=False`, in a queue that has a **dead letter exchange**: there the broker publishes what dies in that queue. (That exchange must have a queue for it. A dead message for which there is none is thrown away, without a word.) Here it is the default exchange, which routes by queue name, with a routing key that names the queue `dead_letters`. The queue `labels` was declared without one, though. And it is in use: eight orders are waiting in it.
 
 # %%
 guess = labkit.predict(
@@ -223,7 +223,7 @@ guess.reveal("c" if refused else "a", because=f"answer of the broker: {refused o
 # - **A new queue with a new name**, `labels.v2`. Bind it, unbind the old one, move over what waits there, delete the old one. You do that in exercise 2.
 # - **A policy.** An operator can set the dead letter exchange, the time to live and the length limit of existing queues from outside: `rabbitmqctl set_policy`. Then no program declares them. What may change belongs in a policy, and what must never change into the declaration.
 #
-# Here are the same ten orders, in a new queue. The desk says now what it means.
+# Here are the same ten orders, in a new queue. The desk now says what it means.
 
 
 # %%
@@ -244,7 +244,7 @@ with labkit.Consumer(send_away, "labels.v2", lab.url, name="desk", recorder=away
     wait_until(lambda: away.count("acked") + away.count("rejected") == 10)
 wait_until(lambda: ready("dead_letters") == 1)
 print("Labels printed:", len(labels), "of 9")
-print("Deliveries:", away.count("delivered"), "and of those again:", away.count("redelivered"))
+print("First deliveries:", away.count("delivered"), "and again:", away.count("redelivered"))
 
 # %% [markdown]
 # Ten orders, ten deliveries, nine labels, one dead letter. Let us read it. `basic_get` takes one message, and `basic_nack` puts it back.
@@ -292,7 +292,7 @@ def declare_waiting_queues(queue):
 # %% [markdown]
 # The time to live is in real milliseconds, so at speed 10 a delay of 1 shop second is 100. It is part of the queue's name. Whoever changes the delays one day gets new queues, and not a 406.
 #
-# This is how an order gets into one of them. The desk publishes a **copy** to the waiting queue and then acknowledges the original. Both lines matter, and so does their order: the consumer's channel has confirms on, so `basic_publish` returns when the broker has the copy. A crash between the two lines may leave two copies, and never none.
+# This is how an order gets into one of them. The desk publishes a **copy** to the waiting queue and then acknowledges the original. Both lines matter, and so does their order: `labkit.Consumer` switches confirms on for its channel, so `basic_publish` returns when the broker has the copy. A crash between the two lines may leave two copies, and never none.
 
 
 # %%
@@ -382,7 +382,7 @@ plots.show(
 # %% [markdown]
 # The hollow diamonds are the plan: 1, 2, 4 and 8 seconds after the try before, so 1, 3, 7 and 15 seconds after the first. The other marks are what happened. Each lies on its diamond or a little to the right of it.
 #
-# `order-03` is put aside, and in the time between the desk is free for the others. When the ferry runs again, the order's next try finds it. `order-05` to Atlantis is tried five times, at growing distances, and then given up. `order-07` has no address: no delay would help, so it went at once.
+# `order-03` is put aside, and in the meantime the desk is free for the others. When the ferry runs again, the order's next try finds it. `order-05` to Atlantis is tried five times, at growing distances, and then given up. `order-07` has no address: no delay would help, so it went at once.
 
 # %%
 tried = {n: times(later, f"order-{n:02}", "delivered", "redelivered") for n in (3, 5, 7)}
@@ -429,7 +429,7 @@ guess = labkit.predict(
 )
 
 # %% [markdown]
-# The cell does it twice at the same time: once with one queue for both, once with a queue for each delay. All four reminders come to the queue `reminders`.
+# The next two cells do it twice at the same time: once with one queue for both, once with a queue for each delay. All four reminders come to the queue `reminders`.
 
 
 # %%
@@ -569,7 +569,7 @@ print("Dead:", letter.order_id, "in", letter.queue, "because of", letter.reason)
 # | 4.0 | 20 | the same |
 # | 4.3 | 20 | a lost consumer and `basic_reject`; **not** `basic_nack` |
 #
-# So on 4.3 a loop with `basic_nack(requeue=True)` has no end, not even on a quorum queue. `basic_reject` is counted everywhere. And a queue's type can't be changed: a classic queue becomes a quorum queue by way of a new name, or you get a 406.
+# So on 4.3 a loop with `basic_nack(requeue=True)` has no end, not even on a quorum queue. On a quorum queue `basic_reject` is counted in all three versions; a classic queue counts nothing. And a queue's type can't be changed: a classic queue becomes a quorum queue by way of a new name, or you get a 406.
 
 # %% [markdown]
 # ## Put it back, this time for good
@@ -710,7 +710,7 @@ def in_the_callback(channel, method, properties, body):
 
 
 # %% [markdown]
-# (A message that comes by the default exchange has its queue's name as routing key. So `acknowledged` gets to know whose message it was.)
+# (A message that comes through the default exchange has its queue's name as routing key. So `acknowledged` gets to know whose message it was.)
 #
 # The other handler starts a thread for the work, and returns at once. When the work is done, that thread must not acknowledge by itself: a channel belongs to one thread, as you saw in notebook 04. It **asks the connection's own thread** to do it. `add_callback_threadsafe` is the only method of a connection that another thread may call.
 
@@ -774,7 +774,7 @@ channel.basic_nack(method.delivery_tag, requeue=True)
 # %% [markdown]
 # Nobody interrupts the work. The catalogue is printed in both cases. But in the first, pika's thread was busy with the work, so nobody said "I am here". After about three seconds the broker gave the connection up and put the message back, marked as redelivered. The handler learns of it two seconds later, when its acknowledgement finds no connection. The next consumer prints the catalogue once more, takes as long, and is given up as well: a loop again, and each round of it costs all the work.
 #
-# Some turn the heartbeat off. Then a consumer whose machine has lost its power keeps its message for a long time, since nobody notices. RabbitMQ also has a second patience, for the acknowledgement itself: 30 minutes, unless the operator says otherwise (from 4.3 on for quorum queues alone).
+# Some turn the heartbeat off. Then a consumer whose machine has lost its power keeps its message for a long time, since nobody notices. RabbitMQ also has a second patience, for the acknowledgement itself: 30 minutes, unless the operator says otherwise (from 4.3 on for quorum queues alone). Then it takes the message back, however the heartbeats go on: work that takes longer needs a longer patience.
 #
 # `labkit.long_work.LongWork`, in [labkit/long_work.py](../labkit/long_work.py), is `beside_it` with all that belongs to it: several workers, a stop that lets the work end first, and failures that reach somebody.
 
@@ -794,7 +794,7 @@ channel.basic_nack(method.delivery_tag, requeue=True)
 # %% [markdown]
 # ## Exercises
 #
-# **1. Not now.** Write the part of a handler that runs when the work can't be done now. The message came from `exercise.work`, which has a dead letter exchange. Two waiting queues are there, `exercise.work.retry.1` and `exercise.work.retry.2`. The first failure sends the message to the first, the second failure to the second, and after that it is a dead letter. Count in `x-retries`, and keep the correlation id. The channel has confirms on. The check also tries it while a waiting queue is missing: the order must not be lost then.
+# **1. Not now.** Write the part of a handler that runs when the work can't be done now. The message came from `exercise.work`, which has a dead letter exchange. Two waiting queues are there, `exercise.work.retry.1` and `exercise.work.retry.2`. The first failure sends the message to the first, the second failure to the second, and after that it is a dead letter. Count in `x-retries`, and keep the correlation id. The channel has confirms on. The check also tries it while a waiting queue is missing: the order must not be lost then, so your function may raise, and must not acknowledge it.
 
 
 # %% tags=["exercise"]
@@ -851,7 +851,7 @@ exercises.replace_queue.check(replace_queue, url=lab.url)
 # exercises.replace_queue.solution()
 
 # %% [markdown]
-# **3. Some of them.** Write `put_back` yourself. `wanted` is a set of order ids, which the letters in `exercise.dead` bear as correlation id. Those go back to the queue where each of them died, with their body and their correlation id; the others stay dead letters. The channel has confirms on. The check also lets one of the queues be missing: that letter must not be lost.
+# **3. Some of them.** Write `put_back` yourself. `wanted` is a set of order ids, which the letters in `exercise.dead` bear as correlation id. Those go back to the queue where each of them died last, with their body and their correlation id; the others stay dead letters. The channel has confirms on. The check also lets one of the queues be missing: that letter must not be lost.
 
 
 # %% tags=["exercise"]
@@ -924,7 +924,7 @@ print("Done.")
 # %% [markdown]
 # ## What you have seen
 #
-# - A message that is put back at once comes back at once. One of them is enough to stop a queue.
+# - A message that is put back at once comes back at once. One of them is enough to stop a consumer with a prefetch of 1.
 # - Reject into a dead letter exchange what will never work. `x-death` says where it died and why.
 # - A declared queue can't be changed by another declaration: 406. Use a new name, or a policy.
 # - A time to live and a dead letter exchange make a delay. One queue for each delay, since messages expire at the head alone.

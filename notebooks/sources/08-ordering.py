@@ -214,7 +214,7 @@ print("Overtakings with two:", measure.sequence(shared).overtaken.sum())
 #
 # So the owner goes back to a single clerk. Is the order safe now?
 #
-# The postal service is out of reach for a moment, just when Anna's first change is looked up. The clerk gives the message back, to try it again: `basic_nack` with `requeue=True`. The broker puts it back at the head of the queue, as near to its old place as it can.
+# The postal service is out of reach for a moment, just when Anna's first change is looked up. The clerk gives the message back, to try it again: `basic_nack` with `requeue=True`. The broker puts it back at the head of this classic queue, as near to its old place as it can.
 
 # %%
 guess = labkit.predict(
@@ -281,7 +281,7 @@ plots.show(
 # %% [markdown]
 # The hatched bar is the try that failed. The message did go back to the head of the queue, and it was delivered again at once, before the two that were still there. But the clerk held nine more, which had been delivered before, and a consumer does its messages in the order in which they came in. `anna-1` came in twice: first of all, and eleventh.
 #
-# One consumer is not enough, then. **Each redelivery breaks the order for whatever the consumer holds besides**, where it gives one message back and keeps the others. (Where its connection breaks, all go back to their places, and come again in their order.) With a prefetch of 1 it holds nothing besides, and the order stays. And every retry with a delay, as in notebook 07, lets others pass by its very nature.
+# One consumer is not enough, then. **Each redelivery breaks the order for whatever the consumer holds besides**, where it gives one message back and keeps the others. (Where its connection breaks, all go back to their places, and come again in their order.) With a prefetch of 1 it holds nothing besides, and the order stays. (A quorum queue that has no delivery limit puts what is given back at its *end*, so there the order is lost all the same.) And every retry with a delay, as in notebook 07, lets others pass by its very nature.
 
 # %% [markdown]
 # ## One at a time, and a second one ready
@@ -335,16 +335,16 @@ plots.show(
 # %% [markdown]
 # Up to the dotted line clerk 1 did everything, and clerk 2 did nothing at all, although he had registered and was idle. At the crash the broker took `leo-1` back, made clerk 2 the active one, and handed it to him first. The stairs go on. Not one overtaking.
 #
-# Three conditions hold for it. The prefetch was 1; with more, a message that the clerk himself gives back is overtaken as before. The clerk who crashed had really stopped: one who is only cut off from the broker works on, and may write his change down after his successor wrote a newer one. And the crash was noticed at once, since a broken connection is seen at once. Where a machine loses its power, no connection is closed, and the broker learns of it by missing heartbeats, which takes two minutes or more with the usual settings. For so long the whole queue stands still.
+# It depends on three conditions. The prefetch was 1; with more, a message that the clerk himself gives back is overtaken as before. The clerk who crashed had really stopped: one who is only cut off from the broker works on, and may write his change down after his successor wrote a newer one. And the crash was noticed at once, since a broken connection is seen at once. Where a machine loses its power, no connection is closed, and the broker learns of it by missing heartbeats, which takes two minutes or more with the usual settings. For that long the whole queue stands still.
 #
 # An *exclusive* consumer, `basic_consume(..., exclusive=True)`, is something else. It keeps the queue to itself as well, but the broker refuses a second one instead of letting it wait, so nobody is there to take over.
 
 # %% [markdown]
 # ## In order for each customer
 #
-# A single active consumer keeps an order that nobody asked for: that of Carla's change and Dora's. It is enough to keep **each customer's** messages in order. So part the stream among several queues, in such a way that a customer's messages all go to the same one, and put one active consumer at each queue.
+# A single active consumer keeps an order that nobody asked for: that of Carla's change and Dora's. It is enough to keep **each customer's** messages in order. So divide the stream among several queues, in such a way that a customer's messages all go to the same one, and put one active consumer at each queue.
 #
-# What decides on the queue must give the same answer for the same customer, every time. That is what a **hash** does: it makes a number of a text, always the same one. RabbitMQ has an exchange for it, of the type `x-consistent-hash`. It takes the hash of the routing key, so the publisher uses the customer as routing key:
+# What decides on the queue must give the same answer for the same customer, every time. That is what a **hash** does: it turns a text into a number, always the same one. (Python's own `hash()` is no good for that: for a text it gives another number in each process. `zlib.crc32` gives the same one.) RabbitMQ has an exchange for it, of the type `x-consistent-hash`. It takes the hash of the routing key, so the publisher uses the customer as routing key:
 #
 # ```python
 # channel.exchange_declare("by_customer", "x-consistent-hash", durable=True)
@@ -383,7 +383,7 @@ order = measure.sequence(by_customer)
 between, within = order.overtaken.sum(), order.overtaken_by_own.sum()
 guess.reveal("c" if within else "b" if between else "a", because=f"within a customer: {within}")
 print("Overtakings between customers, more than none:", between > within)
-print("Clerks who have seen one customer:", set(order.groupby("customer").service.nunique()))
+print("Clerks who have served any one customer:", set(order.groupby("customer").service.nunique()))
 print("Clerks at work:", order.service.nunique())
 print("Customers whose last change is not in the book:", outdated())
 
@@ -495,8 +495,8 @@ plots.show(
 
 # %% [markdown]
 # - **One consumer and a single active one** get about the same done. The three who stand by add safety, not speed.
-# - **Four at one queue** get nearly four times as much done, and have thrown the order away. The second number says how many customers have their older address in the book.
-# - **By customer** nearly as much gets done, and nobody is overtaken by himself. Why not quite as much? The hash does not part 20 customers into four equal heaps of five: the fullest queue has six or seven, and decides when the last change is done. With thousands of customers the heaps come out nearly even.
+# - **Four at one queue** get several times as much done, and have thrown the order away. `overtaken_by_own` says how many customers have their older address in the book.
+# - **By customer** almost as much gets done, and nobody is overtaken by himself. Why not quite as much? The hash does not divide 20 customers into four equal heaps of five: the fullest queue has a few more, and decides when the last change is done. With thousands of customers the heaps come out nearly even.
 #
 # Overtakings between customers are many in the last arrangement, and they cost nobody anything.
 #
@@ -527,7 +527,7 @@ exercises.overtakings.check(overtakings)
 # %% [markdown]
 # ### 2. Choose the key
 #
-# Four queues behind a consistent-hash exchange. All that happens to a customer has to be done in order, whichever of the customer's orders it is about. An event is a dictionary with `event_id`, `type`, `order_id`, `customer_email`, `product_id`, `quantity`, `amount` and `time`. What is its routing key? The check asks for the keys of many events, as two programs would that run side by side, and publishes them.
+# Four queues behind a consistent-hash exchange. All that happens to a customer has to be done in order, whichever of the customer's orders it is about. An event is a dictionary with `event_id`, `type`, `order_id`, `customer_email`, `product_id`, `quantity`, `amount` and `time`. What is its routing key? The check asks for the keys of many events, as two programs running side by side would, and publishes them.
 
 
 # %% tags=["exercise"]
@@ -547,7 +547,7 @@ exercises.routing_key.check(routing_key, url=lab.url)
 # %% [markdown]
 # ### 3. One works, one stands by
 #
-# Declare the queue `exercise.changes`: it outlives a restart of the broker, and of any number of consumers one gets everything, until it is gone. The check registers two consumers there, publishes, and takes the first one away.
+# Declare the queue `exercise.changes`: it outlives a restart of the broker, and of any number of consumers one gets everything, until that one is gone and another takes its place. The check registers two consumers there, publishes, and takes the first one away.
 
 
 # %% tags=["exercise"]
@@ -569,7 +569,7 @@ exercises.declare_changes.check(declare_changes, url=lab.url)
 # %% [markdown]
 # ### 4. Tolerate a late one
 #
-# The other way round: let them overtake each other, and see to it that it does no harm. Each change carries its `version`, which the order service counts up for each customer. `book` has for each customer the change that counts now. Write down a change that is newer than what the book has, and leave the book alone where it is not.
+# The other way round: let them overtake each other, and see to it that it does no harm. Each change carries its `version`, which the order service counts up for each customer. `book` has for each customer the change that counts now. Write down a change that is newer than what the book has, or whose customer is not in the book yet, and leave the book alone otherwise.
 
 
 # %% tags=["exercise"]
@@ -597,7 +597,7 @@ exercises.keep_newer.check(keep_newer)
 #
 # **Order by customer** can use no more hands than there are queues, and a queue is as quick as its one consumer. A customer who sends half of all messages fills one queue, and the others can't help.
 #
-# **The number of queues is hard to change.** With one more, some customers move to another queue. What they sent before may still wait in the old one when their next message is done in the new one, and the order is broken for once. How many move depends on the hash. Someone's first idea is `hash % number_of_queues`. Here are 1000 customers, whose queues become five instead of four.
+# **The number of queues is hard to change.** With one more, some customers move to another queue. What they sent before may still wait in the old one when their next message is done in the new one, and the order is broken that one time. How many move depends on the hash. Someone's first idea is `hash % number_of_queues`. Here are 1000 customers, whose queues become five instead of four.
 
 # %%
 import zlib
@@ -618,11 +618,11 @@ print("Moved, by the remainder:  ", moved(by_remainder))
 print("Moved, by consistent hash:", moved(partitions.partition_of))
 
 # %% [markdown]
-# The second line is the way that labkit takes where the broker has no such exchange; it goes by the same idea. By the remainder four out of five customers move. A **consistent** hash moves only those who go to the new queue, one in five, which is the least that is possible if the queues are to be evenly filled. That is where the exchange has its name from. Even so, stop publishing, let the queues run empty, and add the queue then.
+# The second line is the way that labkit takes where the broker has no such exchange; it goes by the same idea. By the remainder four out of five customers move. A **consistent** hash moves only those who go to the new queue, one in five, which is the least that is possible if the queues are to be evenly filled. That is where the exchange gets its name from. Even so, stop publishing, let the queues run empty, and add the queue then.
 #
 # **Retries and order don't go together.** A message that waits for its next try is overtaken, or all behind it wait along. Decide which of the two you want, for each queue.
 #
-# **Often the cheapest order is none.** If a message says how new it is, as a version does, the receiver can leave out what comes late, as in exercise 4. It then tolerates redeliveries, too. Where each message matters, such as *put in one more*, *take out one*, order is not even needed: the sum is the same, as long as none comes twice. Ask first what goes wrong when two messages change places. If the answer is "nothing", you are done.
+# **Often the cheapest order is none.** If a message says how new it is, as a version does, the receiver can leave out what comes late, as in exercise 4. It then tolerates redeliveries, too. (Comparing and writing must be one step, such as an `UPDATE ... WHERE version < ?`. Two clerks who look first and write afterwards can still undo each other.) Where each message matters, such as *put in one more*, *take out one*, order is not even needed: the sum is the same, as long as none comes twice and none can be refused, say for want of stock. Ask first what goes wrong when two messages change places. If the answer is "nothing", you are done.
 
 # %%
 lab.stop()

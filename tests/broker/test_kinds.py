@@ -37,14 +37,6 @@ def put(url: str) -> None:
         channel.basic_publish("", "kept", b"x", pika.BasicProperties(delivery_mode=2))
 
 
-def log_of(own) -> str:
-    """What the server has written, on all its starts."""
-    if own.kind == "node":
-        return own.log.read_text()
-    with own._container() as container:
-        return container.logs().decode()
-
-
 def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_leaves_nothing(
     own, home, monkeypatch
 ):
@@ -79,7 +71,7 @@ def test_it_comes_back_from_a_stop_and_a_power_cut_with_its_url_and_data_and_lea
         assert own.admin.limits(vhost.name)["max-queues"] > 0
     assert [v["name"] for v in own.admin.vhosts()] == ["/"]
     # A log with a few lines for each connection and virtual host would cost more than they do.
-    log = log_of(own)
+    log = own._log()
     assert "Starting broker..." in log
     assert "[info]" not in log
 
