@@ -835,7 +835,7 @@ for way, times_s in cost_s.items():
     print(f"{way:28}{p50:8.2f}{p95:8.2f}{p99:8.2f}")
 
 # %% [markdown]
-# *Plain* times only the hand-over to the socket: when the call returns, the broker may not have read the message yet. A confirm adds the way to the broker and back, and the time until the message is on disk: on a machine that has little else to do, about a millisecond. At the median, `mandatory` adds nothing that could be seen. (Only two of 200 messages are slower than `p99`, so it differs from run to run.) Over a network, add the network's round trip. For an order that is little: the customer of notebook 01 waited for the departments, and that took seconds. For a million measurements a minute it would be much, and notebook 06 shows how to confirm many at once.
+# *Plain* times only the hand-over to the socket: when the call returns, the broker may not have read the message yet. A confirm adds the way to the broker and back, and the time until the message is written to a file: on a machine that has little else to do, about a millisecond. At the median, `mandatory` adds nothing that could be seen. (Only two of 200 messages are slower than `p99`, so it differs from run to run.) Over a network, add the network's round trip. For an order that is little: the customer of notebook 01 waited for the departments, and that took seconds. For a million measurements a minute it would be much, and notebook 06 shows how to confirm many at once.
 #
 # The other costs don't fit into a column of milliseconds:
 #

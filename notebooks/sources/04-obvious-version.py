@@ -1077,7 +1077,7 @@ exercises.diagnosis.check(diagnosis)
 # %% [markdown]
 # ## What it costs
 #
-# None of the mends is free. A persistent, confirmed message waits for the broker's disk and for the way back, where the obvious version just drops it into the socket and goes on. Here is what that is on this machine, in real milliseconds.
+# None of the mends is free. A persistent, confirmed message waits until the broker has written it down, and for the way back, where the obvious version just drops it into the socket and goes on. Here is what that is on this machine, in real milliseconds.
 
 # %% tags=["nbval-ignore-output"]
 import statistics

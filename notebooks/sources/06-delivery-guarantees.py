@@ -302,14 +302,14 @@ print("To the same queue, the second:       ", told("", "full"))
 guess.reveal("c" if unroutable == "confirmed" else "a", because="it was routed, to nobody")
 
 # %% [markdown]
-# A confirm says: **the broker has taken charge**. For a persistent message in a durable queue that means that it is written to a file, and survives a kill of the broker. (A classic queue does not wait until the operating system has put it on the disk, so a power cut can still lose it. A quorum queue, notebook 07, does wait.) It does not say that anybody has got it, or ever will. A message for which there is no queue is dealt with at once, by throwing it away, and confirmed. With `mandatory=True` the broker gives it back before it confirms it, and pika's `BlockingConnection` raises `UnroutableError`. A queue that refuses is another matter: the broker says no, a *nack*, and pika raises `NackError`.
+# A confirm says: **the broker has taken charge**. For a persistent message in a durable queue that means that it is written to a file, and survives a kill of the broker. (Is it on the disk, too, should the machine lose its power? That depends on the queue and the version. We watched the broker's calls of `fsync`: a quorum queue, as in notebook 07, waited for the disk before each confirm; a classic queue did so in RabbitMQ 3.10, and no longer in 4.0 and 4.3.) It does not say that anybody has got it, or ever will. A message for which there is no queue is dealt with at once, by throwing it away, and confirmed. With `mandatory=True` the broker gives it back before it confirms it, and pika's `BlockingConnection` raises `UnroutableError`. A queue that refuses is another matter: the broker says no, a *nack*, and pika raises `NackError`.
 #
 # That somebody has *worked on* an order, a publisher learns only from a message that comes back, such as `payment.completed`.
 
 # %% [markdown]
 # ## Four ways to publish
 #
-# To wait for each confirm costs a round trip and a write to disk for each message. The broker doesn't need that: it confirms when it suits it, many at a time, while more messages come in. So a publisher may wait less often. Each function below publishes the same messages, given as `(exchange, routing_key, body)`.
+# To wait for each confirm costs a round trip and a write for each message. The broker doesn't need that: it confirms when it suits it, many at a time, while more messages come in. So a publisher may wait less often. Each function below publishes the same messages, given as `(exchange, routing_key, body)`.
 
 
 # %%

@@ -281,7 +281,7 @@ plots.show(
 # %% [markdown]
 # The hatched bar is the try that failed. The message did go back to the head of the queue, and it was delivered again at once, before the two that were still there. But the clerk held nine more, which had been delivered before, and a consumer does its messages in the order in which they came in. `anna-1` came in twice: first of all, and eleventh.
 #
-# One consumer is not enough, then. **Each redelivery breaks the order for whatever the consumer holds besides**, where it gives one message back and keeps the others. (Where its connection breaks, all go back to their places, and come again in their order.) With a prefetch of 1 it holds nothing besides, and the order stays. (A quorum queue that has no delivery limit puts what is given back at its *end*, so there the order is lost all the same.) And every retry with a delay, as in notebook 07, lets others pass by its very nature.
+# One consumer is not enough, then. **Each redelivery breaks the order for whatever the consumer holds besides**, where it gives one message back and keeps the others. (Where its connection breaks, all go back to their places, and come again in their order.) With a prefetch of 1 it holds nothing besides, and the order stays. (In a classic queue, that is. In RabbitMQ 3.10 and 4.0 a quorum queue without a delivery limit puts what is given back at its *end*, so there the order is lost all the same. In 4.3 it doesn't.) And every retry with a delay, as in notebook 07, lets others pass by its very nature.
 
 # %% [markdown]
 # ## One at a time, and a second one ready
