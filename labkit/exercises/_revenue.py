@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 import pika.exceptions
@@ -16,10 +17,12 @@ from labkit import amqp
 from labkit.background import Crashed
 from labkit.broker import Broker
 from labkit.checks import NotAttempted, NotYet
+from labkit.exercises._looking import refusal_of
 from labkit.shop import topology
 from labkit.shop.orders import CATALOGUE, EventType, Order, OrderEvent
 from labkit.start_consuming import in_background
 
+QUEUE = "revenue"
 #: The shop's own queues, which are none of a new service's business.
 SHOP_QUEUES = tuple(topology.QUEUES)
 PATIENCE_WALL_S = 4.0
@@ -143,6 +146,11 @@ class _Desk:
             return None if exc.reply_code == 404 else (0, 1)
         return found.message_count, found.consumer_count
 
+    def lasts(self, queue: str) -> bool:
+        """Whether a queue is durable: to declare it so once more is refused where it is not."""
+        ask = methodcaller("queue_declare", queue, durable=True)
+        return "'durable'" not in refusal_of(self._connection, ask)
+
     def ready(self, queue: str) -> int:
         """A queue's ready messages; 0 where there is no such queue."""
         return (self.look(queue) or (0, 0))[0]
@@ -207,6 +215,13 @@ def _counts_each_order_once(made: Callable[[str], Any], url: str, desk: _Desk) -
             f"The queue {queue!r} was gone when your service stopped",
             "it stays, and keeps what is ordered meanwhile",
             "exclusive=True or auto_delete=True ties the queue to the service",
+        )
+    lasts = desk.lasts(queue)
+    if queue != "revenue" or not lasts:
+        raise NotYet(
+            f"Your queue is named {queue!r}, and {'lasts' if lasts else 'is transient'}",
+            "it is named 'revenue', and durable, so that it outlives a restart of the broker",
+            'the whole of it is self.channel.queue_declare("revenue", durable=True)',
         )
     count = sum(type == CREATED for _, _, type in STORY)
     # The broker puts back what was not acknowledged, a moment after the connection has closed.

@@ -47,7 +47,7 @@ def _check_rush(rush: Callable[[float, float, float, float], tuple[float, float]
     ):
         call = f"rush({', '.join(map(str, given))})"
         seen: Any = rush(*given)
-        if not isinstance(seen, tuple) or len(seen) != 2:
+        if not isinstance(seen, tuple | list) or len(seen) != 2:
             raise NotYet(f"{call} gives {seen!r}", "two numbers: messages left, seconds to drain")
         if abs(seen[0] - left) > 0.01 * max(left, 1):
             raise NotYet(

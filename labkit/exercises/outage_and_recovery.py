@@ -25,7 +25,7 @@ def _check_recovery(recovery: Recovery) -> None:
         drain_s = backlog / (rate - per_s) if rate > per_s else math.inf
         call = f"recovery({', '.join(f'{number:.3g}' for number in given)})"
         seen: Any = recovery(*given)
-        if not isinstance(seen, tuple) or len(seen) != 2:
+        if not isinstance(seen, tuple | list) or len(seen) != 2:
             raise NotYet(f"{call} gives {seen!r}", "two numbers: orders that wait, seconds")
         if not _near(seen[0], backlog):
             raise NotYet(

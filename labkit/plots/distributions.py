@@ -49,9 +49,9 @@ def ecdf(
     ax: Axes | None = None,
     xlabel: str = "response time, shop seconds",
     unit: str = "s",
-    title: str = "Which part of the customers waits at most how long",
+    title: str = "How many customers waited at most so long",
 ) -> Axes:
-    """Which fraction of the customers waited at most how long, with p50 and p95 written on.
+    """For each time, which fraction of the customers waited at most that long; marks p50 and p95.
 
     What never came (NaN) counts as longer than everything: such a curve ends below 100 %.
 

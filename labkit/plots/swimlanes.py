@@ -174,7 +174,8 @@ class _Lanes:
         for time_s, service, key in published[columns].itertuples(index=False, name=None):
             at, row = time_s - self._zero, self._row[_lane(service)]
             self.published = True
-            self._ax.plot(at, row, "o", color=INK, markersize=6, zorder=4)
+            # Small and on top: the order service saves and publishes in the same moment.
+            self._ax.plot(at, row, "o", color=INK, markeredgecolor="white", markersize=6, zorder=5)
             self._ax.annotate(
                 str(key or ""),
                 (at, row),
@@ -203,7 +204,7 @@ class _Lanes:
             behind = n > 0 and at - times[n - 1] < room
             side = "right" if ahead and not behind else "left" if behind or n == 0 else "center"
             self._ax.plot(
-                at, row, "D", color=dark(self._colours[_lane(service)]), markersize=6, zorder=4
+                at, row, "D", color=dark(self._colours[_lane(service)]), markersize=9, zorder=4
             )
             self._ax.annotate(
                 text,

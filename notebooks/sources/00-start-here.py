@@ -41,7 +41,7 @@ print(f"RabbitMQ {lab.broker.version}, found as: {lab.broker.kind}")
 print(f"Can this course stop and start it? {'yes' if lab.broker.can_restart else 'no'}")
 
 # %% [markdown]
-# Your version and kind may differ from those stored here, and that is fine. Other printed lines must come out the same on every machine. We call such a line a **claim**. The course's tests run each claim and compare it, on several versions of RabbitMQ. If one of yours differs from the stored one, something is worth a closer look. The next cell prints two.
+# What is printed there may differ from what is stored here, and so may measured times, and that is fine. Many other lines must come out the same on every machine. We call such a line a **claim**. The course's tests run each claim and compare it, on several versions of RabbitMQ. If one of yours differs from the stored one, something is worth a closer look. The next cell prints two.
 #
 # Don't try to understand each argument yet: notebook 02 takes the calls one by one. `connection` and `channel` are our line to the broker. `lab.vhost`, a little later, is this notebook's corner of it, which RabbitMQ calls a virtual host.
 
@@ -189,7 +189,7 @@ print("Two shop seconds took as long as the speed says:", real_s >= 2 / lab.pace
 #
 # - **A cell that runs too long**: the square in the toolbar (*Interrupt the kernel*) ends it. Services that the notebook started in the background go on.
 # - **A notebook that behaves oddly**: *Kernel*, *Restart Kernel and Run All Cells* begins afresh. Nothing of the old run gets in the way: each run has a corner of its own on the broker, and what a dead run left there is swept away.
-# - **At the end**: the last cell of each notebook stops what the notebook started. Run it. The broker itself stays up for the next notebook; it ends by itself after 30 idle minutes, with JupyterLab where `make lab` started both, or at once with `.venv/bin/labkit broker stop`, in the course's folder.
+# - **At the end**: the last cell of each notebook stops what the notebook started. Run it. The broker itself stays up for the next notebook. One that the course has started ends by itself after 30 idle minutes, with JupyterLab where `make lab` started both, or at once with `.venv/bin/labkit broker stop`, in the course's folder.
 #
 # Two notebooks can be open side by side. They share the broker and don't see each other's queues.
 

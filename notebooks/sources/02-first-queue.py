@@ -373,7 +373,7 @@ for name, asked, nothing, delays_s in [
     print(f"{name:12} {asked:8} {nothing:15} {p50:11.1f} {p95:11.1f}")
 
 # %% [markdown]
-# Percentiles are two points of each distribution. Here is the whole of both: each curve shows which share of the messages was at most how old.
+# Percentiles are two points of each distribution. Here is the whole of both: each curve shows, for each age, which share of the messages was at most that old.
 
 # %%
 ax = plots.ecdf(
@@ -707,7 +707,7 @@ guess.reveal("b" if late else "c", because="only what was published after the bi
 #
 # And the second and the third were even *confirmed*. A confirm says that the broker has taken charge of the message and done with it what its rules say. It doesn't say that a queue got it.
 #
-# There are several ways to address a message wrongly. What does a publisher hear of each? The next cell tries three of them in three ways of publishing. `mandatory=True` asks the broker to give a message back if no queue takes it.
+# There are several ways to address a message wrongly. What does a publisher hear of each? Below, three of them are tried in three ways of publishing. `mandatory=True` asks the broker to give a message back if no queue takes it.
 
 
 # %%

@@ -319,7 +319,7 @@ print(f"At p50, answers came {sooner['p50']:.0f} times sooner, ", end="")
 print(f"and orders were done {done_sooner['p50']:.1f} times sooner.")
 
 # %% [markdown]
-# The synchronous times are somewhat longer than in notebook 01, since two shops share the machine here. On a quiet machine at speed 10 the answer comes sixty to a hundred and twenty times sooner. At speed 1, where a shop second lasts a real one, it is ten times as much again, since the waits for the work grow with the length of a shop second, and the real milliseconds of HTTP, disk and broker don't.
+# The synchronous times are somewhat longer than in notebook 01, since two shops share the machine here. On a quiet machine at speed 10 the answer comes some sixty to a hundred and fifty times sooner. At speed 1, where a shop second lasts a real one, it is ten times as much again, since the waits for the work grow with the length of a shop second, and the real milliseconds of HTTP, disk and broker don't.
 #
 # The claims ask for less than what you see above, so that they hold on a machine that is busy with other things, too. `audit` reads the databases of both shops: `wrong` counts what it finds, such as an order that was paid and never shipped.
 
@@ -688,7 +688,7 @@ exercises.revenue_service.check(RevenueService, broker=lab.broker)
 #
 # ### 2. How long will the rush last?
 #
-# Before a sale, the owner wants to know two numbers. Customers come at `per_s` orders a second until all of them have come. Payment has `workers` hands, each of which takes `takes_s` seconds for an order. How many orders has payment not done yet when the last customer has come, and how many seconds after that is the last of them paid? Take it as a flow: whole orders and the time of the first payment don't matter.
+# Before a sale, the owner wants to know two numbers. Customers come at `per_s` orders a second until all of them have come. Payment has `workers` hands, each of which takes `takes_s` seconds for an order. How many orders has payment not done yet when the last customer has come, and how many seconds after that is the last of them paid? Take it as a flow: all have come after `customers / per_s` seconds, and whole orders and the time of the first payment don't matter.
 
 
 # %% tags=["exercise"]

@@ -128,7 +128,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Read the middle row. Payment works, and when it has finished it works again, on the same order. Below it, shipping takes each of the five payments for a new parcel. At the top, email writes to the customer once for the order and once for each payment. Nobody made an error that shows in a log: each part does what its code says.
+# Read payment's row. It works, and when it has finished it works again, on the same order. In its own row, shipping takes each of the five payments for a new parcel. Email writes to the customer once for the order and once for each payment. Nobody made an error that shows in a log: each part does what its code says.
 #
 # ### Mended: routing by topic
 #
@@ -990,7 +990,7 @@ table
 # %% [markdown]
 # ## Exercises
 #
-# **1. Declare it right.** Write the declarations for a small mailroom: the exchange `exercise.orders`, the queue `exercise.payment`, which is to hear of `order.created` and nothing else, and the queue `exercise.email`, which is to hear of `order.created` and of all that begins with `payment.`, such as `payment.failed`. All of it must outlive a restart of the broker. The check looks at what the broker then has, and sends messages through it.
+# **1. Declare it right.** Write the declarations for a small mailroom: the topic exchange `exercise.orders`, the queue `exercise.payment`, which is to hear of `order.created` and nothing else, and the queue `exercise.email`, which is to hear of `order.created` and of each key of two words that begins with `payment.`, such as `payment.failed`. All of it must outlive a restart of the broker. The check looks at what the broker then has, and sends messages through it.
 
 
 # %% tags=["exercise"]

@@ -57,7 +57,7 @@ PER_S = 0.5  # customers in a shop second
 print("Payment's workers:", payment.threads)
 
 # %% [markdown]
-# Three helpers, two of them known from notebook 03. `crowd` gives a crowd of customers a name that was not there before, so that you can run a cell a second time. `customers` lets a crowd come at given times, each with an order, whether or not those before them have an answer. `waiting_in` asks the broker how many messages are ready in a queue.
+# Three helpers, much as you know them from notebooks 03 and 04. `crowd` gives a crowd of customers a name that was not there before, so that you can run a cell a second time. `customers` lets a crowd come at given times, each with an order, whether or not those before them have an answer. `waiting_in` asks the broker how many messages are ready in a queue.
 
 
 # %%
@@ -272,7 +272,7 @@ print("Wrong, says the audit:", sum(map(len, orders["findings"])))
 print("Orders with a second label:", sum(orders["labels"] > 1))
 
 # %% [markdown]
-# Nothing lost, nobody charged twice, and nobody had to do anything about it that afternoon. It was done before, in notebook 04: durable queues, and an acknowledgement after the work. Each message stayed with the broker until payment acknowledged it. What payment had in hand when it crashed was never acknowledged, so it came again.
+# Nothing lost, nobody charged twice, and nobody had to do anything about it that afternoon. It was done before, when payment was written: it acknowledges after its work. Each message stayed with the broker until payment acknowledged it. What payment had in hand when it crashed was never acknowledged, so it came again.
 #
 # But look closer at those. Payment had begun with them, and the gateway had been asked for the money. The new worker asked for it once more. That no customer paid twice is the gateway's doing: payment sends the order's id as an **idempotency key**, and the gateway charges once for each key. Nobody does the same for labels and mails. If the crash falls between payment's news and its acknowledgement, the order is announced as paid a second time, and gets a second label. That is a matter of milliseconds, and most likely the count above is 0. Keep it in mind for the maintenance window below, and for notebook 06.
 
@@ -630,7 +630,7 @@ if own:
     )
 
 # %% [markdown]
-# So does the exchange not matter? It does for the next order. Whether an exchange that is not durable is still there depends on the version: up to RabbitMQ 4.1 it is gone, with its bindings; since 4.2 a new broker keeps it. Notebook 04 shows what comes of that: whoever publishes to it is refused, until a service declares it anew as it starts. From then on it is there without its bindings, and each new order is confirmed and reaches nobody. This is what yours did:
+# So does the exchange not matter? It does for the next order. Whether an exchange that is not durable is still there depends on the version: up to RabbitMQ 4.1 it is gone, with its bindings; since 4.2 a new broker keeps it. Notebook 04 shows what comes of it where it is gone: whoever publishes to it is refused, until a service declares it anew as it starts. From then on it is there without its bindings, and each new order is confirmed and reaches nobody. This is what yours did:
 
 
 # %% tags=["nbval-ignore-output"]

@@ -302,7 +302,7 @@ print("To the same queue, the second:       ", told("", "full"))
 guess.reveal("c" if unroutable == "confirmed" else "a", because="it was routed, to nobody")
 
 # %% [markdown]
-# A confirm says: **the broker has taken charge**. For a persistent message in a durable queue that means that it is written to a file, and survives a kill of the broker. (Is it on the disk, too, should the machine lose its power? That depends on the queue and the version. We watched the broker's calls of `fsync`: a quorum queue, as in notebook 07, waited for the disk before each confirm; a classic queue did so in RabbitMQ 3.10, and no longer in 4.0 and 4.3.) It does not say that anybody has got it, or ever will. A message for which there is no queue is dealt with at once, by throwing it away, and confirmed. With `mandatory=True` the broker gives it back before it confirms it, and pika's `BlockingConnection` raises `UnroutableError`. A queue that refuses is another matter: the broker says no, a *nack*, and pika raises `NackError`.
+# A confirm says: **the broker has taken charge**. For a persistent message in a durable queue that means that it is written to a file, and survives a kill of the broker. (Is it on the disk, too, should the machine lose its power? That depends on the queue and the version. RabbitMQ has two types of queue for orders like ours: *classic*, as all have been so far, and *quorum*, which notebook 07 introduces. We watched the broker ask the operating system to put its files on the disk. For a quorum queue it did so before each confirm; for a classic queue it did in RabbitMQ 3.10, and no longer in 4.0 and 4.3.) It does not say that anybody has got it, or ever will. A message for which there is no queue is dealt with at once, by throwing it away, and confirmed. With `mandatory=True` the broker gives it back before it confirms it, and pika's `BlockingConnection` raises `UnroutableError`. A queue that refuses is another matter: the broker says no, a *nack*, and pika raises `NackError`.
 #
 # That somebody has *worked on* an order, a publisher learns only from a message that comes back, such as `payment.completed`.
 
@@ -345,7 +345,7 @@ def in_a_window(messages):
 
 
 # %% [markdown]
-# In **batches** the publisher hands over a hundred, waits until all are confirmed (`flush`), and hands over the next hundred. In a **window** it only waits while a hundred are outstanding; confirms come in while messages go out. pika's `BlockingConnection` can't do that, since its `basic_publish` is either without confirms or waits for each. So `ConfirmWindow` runs a `SelectConnection`, whose callbacks hear of each confirm, in a thread of its own.
+# In **batches** the publisher hands over a hundred, waits until all are confirmed (`flush`), and hands over the next hundred. In a **window** it only waits when a hundred are outstanding, until half of them are confirmed; confirms come in while messages go out. pika's `BlockingConnection` can't do that, since its `basic_publish` is either without confirms or waits for each. So `ConfirmWindow` runs a `SelectConnection`, whose callbacks hear of each confirm, in a thread of its own.
 
 #
 # Each has five turns, one after the other, and its median counts, so that a slow moment of the machine does not decide.
@@ -459,7 +459,7 @@ if own:
 # %% [markdown]
 # ## Save, and tell the others
 #
-# The order service does two things with an order: it saves it in its database, and it publishes `order.created`. Notebook 04 has found the crash in between. Each function below is one way to do it. A `yield` stands wherever the power may fail: the experiment stops the function there, for good, and what was not committed is rolled back.
+# The order service does two things with an order: it saves it in its database, and it publishes `order.created`. Notebook 04 has found the crash in between, and mended it by a flag that the order service looks at when it starts. The third way below takes that idea to its end. Each function below is one way to do it. A `yield` stands wherever the power may fail: the experiment stops the function there, for good, and what was not committed is rolled back.
 
 # %%
 from labkit.shop import topology
@@ -831,7 +831,7 @@ plots.show(
 #
 # - **auto-ack** loses, in each crash, all that was on its way to the consumer, and the order in hand as well if the work was not done. It also loses what was published into the dead line. Since orders come faster than payment works, that is often half of all orders or more. It doubles none: at most once.
 # - **Acknowledging after the work** keeps those. But now it does some twice: a crash after the work charges the customer again, and so does an acknowledgement that the dead line has swallowed, with all that the consumer had in hand. And what was published into the dead line is still lost, new orders and payment's news alike, since nobody waited for an answer: that shop gives no guarantee at all.
-# - **With confirms** nothing that was published is lost: at least once. Orders are still doubled, and for one reason more: while the line was dead on the way back, confirms did not come for orders that the broker had, so the order service published those again. (It did not crash in this storm. Had it crashed between saving and publishing, that order would be lost here, as you have seen above.)
+# - **With confirms** nothing that was published is lost: at least once. Orders are still doubled, and for one reason more: while the line was dead on the way back, confirms did not come for orders that the broker had, so the order service published those again. (It did not crash in this storm. Had it crashed between saving and publishing, that order would be lost here, as you have seen above: none of these designs has notebook 04's flag.)
 # - **With outbox and inbox** the same copies came, and were stopped. The gateway did the same by its idempotency keys. 300 orders, 300 charges, 300 times goods from the stock.
 #
 # This storm is a short one, and its broker stays up. The last design also has to stand longer ones with brokers that are killed. `make storm` in a terminal sends it through one of your own making.
@@ -990,8 +990,8 @@ print("Done.")
 # - Work and acknowledgement are two lines. Acknowledge first: at most once. Work first: at least once. There is no third order.
 # - An acknowledgement belongs to one delivery of one channel. A second one closes the channel. One on another channel closes that one, or acknowledges another delivery.
 # - A confirm says that the broker has taken charge. `mandatory` says that there was a queue. Only a message that comes back says that somebody has worked on it.
-# - When the broker is killed, confirmed persistent messages in durable queues are still there. One by one leaves one message in doubt, a batch or a window as many as it holds.
-# - To save and to publish needs an outbox, or a crash parts the two.
+# - When the broker is killed, confirmed persistent messages in durable queues are still there. One by one leaves one message in doubt, a batch as many as it holds, a window one more.
+# - To save and to publish needs a note in the transaction that saves, such as an outbox, or a crash parts the two.
 # - To publish what is in doubt again makes copies, and so does every redelivery. An inbox stops them, if it is in the same transaction as the work: effectively once.
 #
 # **Next**: [07 The order that can't be processed](07-retries-and-dead-letters.ipynb). Here every order could be worked on, sooner or later. The next one can't be, and it comes back, and back.

@@ -10,8 +10,8 @@ NAMES = {"pika": pika, "json": json}
 
 SERVICE = """
 def start_consuming(self):
-    self.channel.queue_declare("revenue", durable=True{declare})
-    self.channel.queue_bind("revenue", exchange="orders", routing_key="{key}")
+    self.channel.queue_declare("{named}", durable={durable}{declare})
+    self.channel.queue_bind("{named}", exchange="orders", routing_key="{key}")
     self.channel.basic_consume("{queue}", self.on_message{consume})
     {start}
 
@@ -28,6 +28,8 @@ ACK = "channel.basic_ack(method.delivery_tag)"
 def service(**changes):
     """The solution with something changed."""
     parts = {
+        "named": "revenue",
+        "durable": True,
         "declare": "",
         "key": "order.created",
         "queue": "revenue",
@@ -52,6 +54,8 @@ def test_revenue_service_tells_right_from_wrong(prove, broker):
             (service(last="pass"), "no basic_ack"),
             (service(first=ACK, last="pass"), "before it had counted it"),
             (service(declare=", exclusive=True"), "was gone when your service stopped"),
+            (service(durable=False), "is transient"),
+            (service(named="turnover", queue="turnover"), "named 'turnover', and lasts"),
             (service(value='self.revenue.get(product, 0) + event["quantity"]'), "pieces"),
             (service(value='event["amount"]'), "replaces the sum"),
             (service(key="orders.created"), "is the queue bound"),

@@ -1,6 +1,7 @@
 """Exercises of notebook 05: answers that learners give, right and wrong."""
 
 import contextlib
+import math
 import threading
 
 import pika
@@ -38,6 +39,14 @@ def test_recovery_tells_right_from_wrong(prove):
             ("return outage_s * per_s", "two numbers"),
         ],
     )
+
+
+def test_recovery_takes_two_numbers_in_a_list_as_well():
+    def recovery(outage_s, per_s, workers, takes_s):
+        backlog, spare = outage_s * per_s, workers / takes_s - per_s
+        return [backlog, backlog / spare if spare > 0 else math.inf]
+
+    assert outage_and_recovery.recovery.judge(recovery).verdict == "correct"
 
 
 LOOP = """
