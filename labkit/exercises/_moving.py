@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import pika.exceptions
@@ -13,6 +12,7 @@ from labkit.checks import NotAttempted, NotYet
 from labkit.exercises._answers import (
     Notes,
     dying_into,
+    errors_allowed,
     learners_channel,
     messages,
     names,
@@ -95,6 +95,14 @@ def _look_at_new(channel: BlockingChannel, notes: Notes) -> None:
         )
     _check_copies(moved, notes)
     _check_new_declaration(channel)
+    away = [n for n, call in enumerate(notes.calls) if call in ("unbind", "delete")]
+    if "bind" in notes.calls and away and away[0] < notes.calls.index("bind"):
+        raise NotYet(
+            f"{OLD} was unbound before {NEW} was bound",
+            "the new queue is bound first",
+            f"a program that ends between the two leaves {ORDERS} without a queue, and new orders "
+            "are thrown away",
+        )
 
 
 def _check_copies(moved: list[tuple[pika.BasicProperties, bytes]], notes: Notes) -> None:
@@ -233,7 +241,7 @@ def _check_missing_queue(
 ) -> None:
     _bury(channel)
     channel.queue_delete(PARCELS)
-    with learners_channel(url) as (theirs, _), contextlib.suppress(pika.exceptions.UnroutableError):
+    with learners_channel(url) as (theirs, _), errors_allowed():
         put_back(theirs, {"order-3"})
     if "order-3" not in names(messages(channel, DEAD, wanted=5)):
         raise NotYet(

@@ -60,7 +60,7 @@ def print_label(order):
 
 
 # %% [markdown]
-# Some plumbing for the experiments. Each of them begins with empty queues of its own making, so you can run any of them again. `put` publishes orders straight to a queue, through the default exchange.
+# Some plumbing for the experiments. Most of them begin with empty queues of their own making, so you can run them again; where one goes on from the cell before, run both. `put` publishes orders straight to a queue, through the default exchange.
 
 
 # %%
@@ -413,7 +413,7 @@ late_s = [
 print("Earlier than planned:", sum(late < -0.002 for late in late_s), "of", len(late_s))
 
 # %% [markdown]
-# What you have just read is `labkit.retries.Retries` in short. The real one, in [labkit/retries.py](../labkit/retries.py), keeps the message's other properties and notes why it was tried again. Its waiting queues serve the whole shop: a message carries the name of the queue it goes back to as its routing key, which it keeps when it expires. And it declares the waiting queues so that they lose nothing when the broker is *killed*. A classic queue lets an expired message go before it has arrived at the other end. We measured it on 3.10: of some hundreds of messages that were about to come back when the broker was killed, 43 to 72 were lost, in each of three kills. A quorum queue that dead-letters **at least once** lost none.
+# What you have just read is `labkit.retries.Retries` in short. The real one, in [labkit/retries.py](../labkit/retries.py), keeps the message's other properties and notes why it was tried again. Its waiting queues serve the whole shop: a message carries the name of the queue it goes back to as its routing key, which it keeps when it expires. And it declares the waiting queues so that they lose nothing when the broker is *killed*. A classic queue lets an expired message go before it has arrived at the other end. We measured it on 3.10: of some hundreds of messages that were about to come back when the broker was killed, 43 to 72 were lost, in each of three kills. A quorum queue, of which more below, can be told to keep an expired message until it has arrived (**at least once** dead-lettering). That one lost none.
 
 # %% [markdown]
 # ## "Remind me in 30 seconds"
@@ -794,7 +794,7 @@ channel.basic_nack(method.delivery_tag, requeue=True)
 # %% [markdown]
 # ## Exercises
 #
-# **1. Not now.** Write the part of a handler that runs when the work can't be done now. The message came from `exercise.work`, which has a dead letter exchange. Two waiting queues are there, `exercise.work.retry.1` and `exercise.work.retry.2`. The first failure sends the message to the first, the second failure to the second, and after that it is a dead letter. Count in `x-retries`, and keep the correlation id. The channel has confirms on. The check also tries it while a waiting queue is missing: the order must not be lost then, so your function may raise, and must not acknowledge it.
+# **1. Not now.** Write the part of a handler that runs when the work can't be done now. The message came from `exercise.work`, which has a dead letter exchange. Two waiting queues are there, `exercise.work.retry.1` and `exercise.work.retry.2`. The first failure sends the message to the first, the second failure to the second, and after that it is a dead letter. Count in `x-retries`, keep the correlation id, and make each copy persistent. The channel has confirms on. The check also tries it while a waiting queue is missing: the order must not be lost then, so your function may raise, and must not acknowledge it.
 
 
 # %% tags=["exercise"]
@@ -823,7 +823,7 @@ exercises.not_now.check(not_now, url=lab.url)
 # exercises.not_now.solution()
 
 # %% [markdown]
-# **2. A queue with a past.** The queue `exercise.labels` is bound to the exchange `exercise.orders` with the routing key `label`. It has no dead letter exchange, and three orders wait in it. Replace it by `exercise.labels.v2`: durable, bound in the same way, with dead letters going by the default exchange to `exercise.dead`. When your function returns, the three orders are in the new queue, the old queue is gone, and new orders come to the new one alone. No order may be lost, even if your program ends half-way. Nobody else uses the queues meanwhile, and the channel has confirms on.
+# **2. A queue with a past.** The queue `exercise.labels` is bound to the exchange `exercise.orders` with the routing key `label`. It has no dead letter exchange, and three orders wait in it. Replace it by `exercise.labels.v2`: durable, bound in the same way, with dead letters going by the default exchange to `exercise.dead`. When your function returns, the three orders are in the new queue, the old queue is gone, and new orders come to the new one alone. No order may be lost, not even a new one, should your program end half-way. Nobody else uses the queues meanwhile, and the channel has confirms on.
 
 
 # %% tags=["exercise"]
@@ -851,7 +851,7 @@ exercises.replace_queue.check(replace_queue, url=lab.url)
 # exercises.replace_queue.solution()
 
 # %% [markdown]
-# **3. Some of them.** Write `put_back` yourself. `wanted` is a set of order ids, which the letters in `exercise.dead` bear as correlation id. Those go back to the queue where each of them died last, with their body and their correlation id; the others stay dead letters. The channel has confirms on. The check also lets one of the queues be missing: that letter must not be lost.
+# **3. Some of them.** Write `put_back` yourself. `wanted` is a set of order ids, which the letters in `exercise.dead` bear as correlation id. Those go back to the queue where each of them died last, with their body and their correlation id, and persistent; the others stay dead letters. The channel has confirms on. The check also lets one of the queues be missing: that letter must not be lost.
 
 
 # %% tags=["exercise"]

@@ -281,7 +281,7 @@ plots.show(
 # %% [markdown]
 # The hatched bar is the try that failed. The message did go back to the head of the queue, and it was delivered again at once, before the two that were still there. But the clerk held nine more, which had been delivered before, and a consumer does its messages in the order in which they came in. `anna-1` came in twice: first of all, and eleventh.
 #
-# One consumer is not enough, then. **Each redelivery breaks the order for whatever the consumer holds besides**, where it gives one message back and keeps the others. (Where its connection breaks, all go back to their places, and come again in their order.) With a prefetch of 1 it holds nothing besides, and the order stays. (In a classic queue, that is. In RabbitMQ 3.10 and 4.0 a quorum queue without a delivery limit puts what is given back at its *end*, so there the order is lost all the same. In 4.3 it doesn't.) And every retry with a delay, as in notebook 07, lets others pass by its very nature.
+# One consumer is not enough, then. **Each redelivery breaks the order for whatever the consumer holds besides**, where it gives one message back and keeps the others. (Where its connection breaks, all go back to their places, and come again in their order.) With a prefetch of 1 it holds nothing besides, and the order stays. (In a classic queue, that is. A quorum queue that has no delivery limit puts what is given back at its *end* in RabbitMQ 3.10, where none is the rule, and in 4.0, where it must be asked for. There the order is lost all the same. In 4.3 it is not.) And every retry with a delay, as in notebook 07, lets others pass by its very nature.
 
 # %% [markdown]
 # ## One at a time, and a second one ready
@@ -507,7 +507,7 @@ plots.show(
 #
 # ### 1. Count the overtakings
 #
-# You have used `measure.sequence` for it. Write it yourself. `done` holds the messages' numbers in the order in which they were done; number 1 was sent first. Give back how many pairs there are of which the later one was done first.
+# You have used `measure.sequence` for it. Write it yourself. `done` holds the messages' numbers in the order in which they were done; a lower number was sent earlier, and numbers may be missing. Give back how many pairs there are of which the later one was done first.
 
 
 # %% tags=["exercise"]
@@ -527,7 +527,7 @@ exercises.overtakings.check(overtakings)
 # %% [markdown]
 # ### 2. Choose the key
 #
-# Four queues behind a consistent-hash exchange. All that happens to a customer has to be done in order, whichever of the customer's orders it is about. An event is a dictionary with `event_id`, `type`, `order_id`, `customer_email`, `product_id`, `quantity`, `amount` and `time`. What is its routing key? The check asks for the keys of many events, as two programs running side by side would, and publishes them.
+# Four queues behind a consistent-hash exchange. All that happens to a customer has to be done in order, whichever of the customer's orders it is about. An event is a dictionary with `event_id`, `type`, `order_id`, `customer_email`, `product_id`, `quantity`, `amount` and `time`. What is its routing key? The check asks for the keys of many events, as two programs running side by side would, and publishes them. Leave the hashing to the exchange: it spreads the customers over the queues.
 
 
 # %% tags=["exercise"]
@@ -632,7 +632,7 @@ print("Done.")
 # ## What you have seen
 #
 # - A queue gives messages out in order. Done in order is another matter: two consumers and one slow message are enough to break it.
-# - A redelivery breaks it with a single consumer, too, as soon as the consumer holds more than one message.
+# - A message that is given back breaks it with a single consumer, too, as soon as the consumer holds others besides.
 # - Disorder can be counted, in pairs. Those within a customer are the ones that do harm.
 # - A single active consumer keeps the total order, and goes on after a crash. It costs all hands but one.
 # - A hash of the customer keeps each customer's order and lets queues work side by side. The fullest queue sets the time.

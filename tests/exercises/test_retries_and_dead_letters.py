@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 
 import pika
+import pika.exceptions
+import pytest
 
 from labkit.exercises import retries_and_dead_letters
 
@@ -68,6 +70,31 @@ def test_not_now_tells_right_from_wrong(prove, vhost):
     )
 
 
+@pytest.mark.parametrize("looks_first", [True, False])
+def test_not_now_may_fail_in_its_own_way_where_the_waiting_queue_is_missing(vhost, looks_first):
+    def not_now(channel, method, properties, body):
+        tried = (properties.headers or {}).get("x-retries", 0)
+        if tried == 2:
+            channel.basic_reject(method.delivery_tag, requeue=False)
+            return
+        waiting = f"exercise.work.retry.{tried + 1}"
+        if looks_first:
+            channel.queue_declare(waiting, passive=True)  # 404 closes the channel
+        copy = pika.BasicProperties(
+            delivery_mode=2,
+            correlation_id=properties.correlation_id,
+            headers={"x-retries": tried + 1},
+        )
+        try:
+            channel.basic_publish("", waiting, body, copy, mandatory=True)
+        except pika.exceptions.UnroutableError as exc:
+            raise RuntimeError("There is no waiting queue.") from exc
+        channel.basic_ack(method.delivery_tag)
+
+    judgement = retries_and_dead_letters.not_now.judge(not_now, url=vhost.url)
+    assert judgement.verdict == "correct", judgement.message
+
+
 def test_replace_queue_tells_right_from_wrong(prove, vhost):
     right = retries_and_dead_letters.replace_queue.solution_text
     delete = 'channel.queue_delete("exercise.labels", if_empty=True)'
@@ -101,6 +128,7 @@ def test_replace_queue_tells_right_from_wrong(prove, vhost):
                 "only on its way",
             ),
             (instead(right, (bind, "")), "queue_bind is\\s+missing"),
+            (instead(right, (bind, ""), ("while True:", f"{bind}while True:")), "was bound"),
             (instead(right, ('"label")', '"labels")')), "queue_bind is\\s+missing"),
             (instead(right, ("durable=True, arguments", "arguments")), "without durable=True"),
             (instead(right, (", arguments=arguments", "")), "do not go by the default"),
