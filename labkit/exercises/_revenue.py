@@ -217,11 +217,11 @@ def _counts_each_order_once(made: Callable[[str], Any], url: str, desk: _Desk) -
             "exclusive=True or auto_delete=True ties the queue to the service",
         )
     lasts = desk.lasts(queue)
-    if queue != "revenue" or not lasts:
+    if queue != QUEUE or not lasts:
         raise NotYet(
             f"Your queue is named {queue!r}, and {'lasts' if lasts else 'is transient'}",
-            "it is named 'revenue', and durable, so that it outlives a restart of the broker",
-            'the whole of it is self.channel.queue_declare("revenue", durable=True)',
+            f"it is named {QUEUE!r}, and durable, so that it outlives a restart of the broker",
+            f'the whole of it is self.channel.queue_declare("{QUEUE}", durable=True)',
         )
     count = sum(type == CREATED for _, _, type in STORY)
     # The broker puts back what was not acknowledged, a moment after the connection has closed.
