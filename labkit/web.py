@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from labkit.background import (
 )
 from labkit.errors import ServiceError
 from labkit.events import Recorder
+from labkit.held_port import HeldPort
 
 # waitress reports a long queue on stderr; here a long queue is what a notebook measures.
 logging.getLogger("waitress").addHandler(logging.NullHandler())
@@ -60,7 +60,7 @@ class HttpService(Managed):
     ) -> None:
         self.name = name
         self.workers = workers
-        self.port = 0
+        self._port = HeldPort()
         self._app = app
         self._recorder = recorder
         self._prepare = prepare
@@ -68,6 +68,11 @@ class HttpService(Managed):
         self._loop: Background | None = None
         self._crashed = threading.Event()
         self._failure: BaseException | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 until it has been started."""
+        return self._port.number
 
     @property
     def url(self) -> str:
@@ -112,7 +117,7 @@ class HttpService(Managed):
         _go_around_proxies()
         try:
             # Bound here, since waitress leaves a socket open where it can't bind.
-            listener = socket.create_server(("127.0.0.1", self.port))
+            listener = self._port.listen()
         except OSError as exc:
             raise ServiceError(
                 f"{self.name} can't listen on port {self.port}.",
@@ -126,7 +131,6 @@ class HttpService(Managed):
             threads=self.workers,
             clear_untrusted_proxy_headers=True,
         )
-        self.port = int(listener.getsockname()[1])
         self._failure = None
         if self._prepare is not None:
             self._prepare_workers(self._prepare)
@@ -160,12 +164,12 @@ class HttpService(Managed):
     def _stop_listening(self) -> None:
         """From now on a new request is refused; those under way go on."""
         server = self._server
-        server.trigger.pull_trigger(lambda: _close_listener(server))
+        server.trigger.pull_trigger(lambda: _close_listener(server, self._port))
 
     def _close(self, timeout_wall_s: float) -> None:
         """Ends the workers, then the server's own loop and with it every connection."""
         self._server.task_dispatcher.shutdown(timeout=max(0.0, timeout_wall_s))
-        _end_loop(self._server)
+        _end_loop(self._server, self._port)
 
     def signal(self) -> None:
         """Stops listening, and does not wait for the requests under way."""
@@ -201,7 +205,7 @@ class HttpService(Managed):
         if self._loop is None:
             return
         server, loop, self._loop = self._server, self._loop, None
-        _end_loop(server)
+        _end_loop(server, self._port)
         loop.stopping.set()
         loop.join(STOP_TIMEOUT_WALL_S)
         # With the connections closed: the answer to a request that ends here must not get through.
@@ -239,14 +243,15 @@ class _Task:
         """Called in the place of `service` where the workers end before."""
 
 
-def _close_listener(server: Any) -> None:
+def _close_listener(server: Any, port: HeldPort) -> None:
     """Refuses new connections; for the server's own loop. Its `close()` would take more along."""
     server.accepting = False
     server.del_channel()
     server.socket.close()
+    port.hold()
 
 
-def _end_loop(server: Any) -> None:
+def _end_loop(server: Any, port: HeldPort) -> None:
     """Has a server's loop close every connection and end; its trigger is the caller's to close.
 
     The trigger is the pipe that wakes the loop. Were the loop to close it, it could do so before
@@ -256,7 +261,7 @@ def _end_loop(server: Any) -> None:
     from waitress import wasyncore
 
     def close_connections() -> None:
-        _close_listener(server)
+        _close_listener(server, port)
         server.trigger.del_channel()
         wasyncore.close_all(server._map)
 

@@ -112,15 +112,32 @@ def with_vhost(url: str, vhost: str) -> str:
     return replace(parse(url), vhost=vhost).url
 
 
+def bound(port: int) -> socket.socket:
+    """A socket that is bound to this port of the loopback address, for the caller to close.
+
+    Args:
+        port: which; 0 lets the system choose.
+
+    Raises:
+        OSError: another program has the port.
+    """
+    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if os.name == "posix":  # what a closed connection leaves behind is no hindrance
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((LOOPBACK, port))
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of the loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
-        if os.name == "posix":  # what a closed connection leaves behind is no hindrance
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind((LOOPBACK, port))
-        except OSError:
-            return False
+    try:
+        bound(port).close()
+    except OSError:
+        return False
     return True
 
 

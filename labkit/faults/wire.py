@@ -16,6 +16,7 @@ from typing import Self
 from labkit.background import STOP_TIMEOUT_WALL_S, Background, Managed
 from labkit.broker import address
 from labkit.errors import InputError, ServiceError
+from labkit.held_port import HeldPort
 
 #: Which way a line can be dead, and what that loses.
 WAYS = {
@@ -50,7 +51,7 @@ class Wire(Managed):
             )
         self.lost_bytes = 0
         self._dead: str | None = None
-        self._port = 0
+        self._port = HeldPort()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,7 +61,7 @@ class Wire(Managed):
     @property
     def url(self) -> str:
         """The broker's URL, by way of this line; known once it has been started."""
-        return replace(self._address, host=address.LOOPBACK, port=self._port).url
+        return replace(self._address, host=address.LOOPBACK, port=self._port.number).url
 
     def start(self) -> Self:
         """Listens; does nothing where it does.
@@ -125,14 +126,14 @@ class Wire(Managed):
     async def _serve(self, stop: threading.Event) -> None:
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._carry, address.LOOPBACK, self._port)
-        self._port = server.sockets[0].getsockname()[1]
+        server = await asyncio.start_server(self._carry, sock=self._port.listen())
         self._ready.set()
         try:
             if not stop.is_set():
                 await self._stopping.wait()
         finally:
             server.close()
+            self._port.hold()
             for writer in list(self._writers):
                 writer.transport.abort()
             if self._tasks:  # each closes its two sockets

@@ -18,6 +18,7 @@ from flask import Flask, jsonify, request
 
 from labkit.clock import Pace
 from labkit.events import Recorder
+from labkit.held_port import HeldPort
 from labkit.shop.database import NOW, Database
 from labkit.web import HttpService
 
@@ -93,17 +94,21 @@ class Inbox:
     suppression of mail servers does (Cyrus IMAP: imapd.conf, `duplicatesuppression`).
 
     Attributes:
-        port: where it listens; known once it has been started.
         duplicates: how many mails it has dropped.
     """
 
     def __init__(self) -> None:
-        self.port = 0
+        self._port = HeldPort()
         self.duplicates = 0
         self._seen: set[str] = set()
         self._mail: list[EmailMessage] = []
         self._lock = threading.Lock()
         self._controller: Any = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 until it has been started."""
+        return self._port.number
 
     @property
     def messages(self) -> list[EmailMessage]:
@@ -130,16 +135,14 @@ class Inbox:
         if self._controller is None:
             from aiosmtpd.controller import Controller
 
-            class OnAnyPort(Controller):
-                def _trigger_server(self) -> None:
-                    # The system has chosen the port by now; aiosmtpd would connect to port 0.
-                    assert self.server is not None
-                    self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-                    super()._trigger_server()  # type: ignore[no-untyped-call]
+            listener = self._port.listen()
 
-            self._controller = OnAnyPort(self, hostname="127.0.0.1", port=self.port)
+            class OnItsPort(Controller):
+                def _create_server(self) -> Any:
+                    return self.loop.create_server(self._factory_invoker, sock=listener)
+
+            self._controller = OnItsPort(self, hostname="127.0.0.1", port=self.port)
             self._controller.start()
-            self.port = self._controller.port
         return self
 
     def stop(self) -> None:
@@ -148,3 +151,4 @@ class Inbox:
             controller, self._controller = self._controller, None
             with contextlib.suppress(RuntimeError):
                 controller.stop()
+            self._port.hold()

@@ -230,8 +230,9 @@ def test_a_start_that_fails_says_so_however_late_the_failure_is_known(vhost):
     assert not consumer.running
     with Wire(vhost.url) as wire:
         other = Wire(vhost.url)
-        other._port = wire._port  # as where another program has taken it since the last start
-        with pytest.raises(ServiceError, match="address already in use"):
+        # As where another program has taken its port since the last start.
+        other._port.number = wire._port.number
+        with pytest.raises(ServiceError, match="Address already in use"):
             other.start()
 
 
